@@ -1,0 +1,156 @@
+"""A folder of keys: durable writes, and writes that only the first one wins.
+
+The order is: temporary name, fsync, rename (or link), fsync of the folder. A reader never
+sees half a file, and after a power cut a key either has all of its bytes or is not there
+(ALICE, Pillai et al., OSDI 2014, lists what goes wrong otherwise).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facepipe.errors import StoreError, StoreFull
+
+TEMPORARY = "_tmp"  # all unfinished writes live here, so that sweeping them is one listing
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def _explained(root: Path, key: str) -> Iterator[None]:
+    """Turn a full or write-protected disk into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StoreFull(
+                f"no space left while writing {key} under {root}: free some space and run the "
+                "same command again; what was finished is kept"
+            ) from error
+        if error.errno in _NOT_ALLOWED:
+            raise StoreFull(
+                f"not allowed to write {key} under {root} ({error.strerror}): "
+                "choose another --out or change the folder's permissions"
+            ) from error
+        raise
+
+
+class LocalStore:
+    """Keys are POSIX paths below one local folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        """Point at a folder; it need not exist yet."""
+        self.root = Path(root)
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key. Raises StoreError for a key that leaves the folder."""
+        parts = Path(key).parts
+        if Path(key).is_absolute() or ".." in parts:
+            raise StoreError(f"key {key!r} leaves the folder {self.root}: the record is not ours")
+        return self.root / key
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of a key. Raises FileNotFoundError."""
+        return self.path(key).read_bytes()
+
+    def exists(self, key: str) -> bool:
+        """Tell whether a key has been written."""
+        return self.path(key).exists()
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the keys directly in a folder, sorted; empty where there is none."""
+        try:
+            with os.scandir(self.path(prefix)) as entries:
+                return sorted(f"{prefix}/{e.name}" for e in entries if e.is_file())
+        except FileNotFoundError:
+            return []
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace a key durably. Raises StoreFull."""
+        with _explained(self.root, key):
+            temporary, final = self._write_temporary(key, data)
+            temporary.replace(final)
+            _sync_folder(final.parent)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write a key durably unless it exists; True for the one writer that did.
+
+        A hard link is made only if the name is free, which is atomic on every local file
+        system and on NFS.
+        """
+        with _explained(self.root, key):
+            temporary, final = self._write_temporary(key, data)
+            try:
+                os.link(temporary, final)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(final.parent)
+            return True
+
+    def delete(self, key: str) -> None:
+        """Remove a key; one that is not there is no error."""
+        with _explained(self.root, key):
+            self.path(key).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove what unfinished writes left behind; return how many. Only with the lock held."""
+        leftovers = self.list(TEMPORARY)
+        for key in leftovers:
+            self.delete(key)
+        return len(leftovers)
+
+    def _write_temporary(self, key: str, data: bytes) -> tuple[Path, Path]:
+        final = self.path(key)
+        folder = self.root / TEMPORARY
+        folder.mkdir(parents=True, exist_ok=True)
+        if not final.parent.exists():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(final.parent.parent)
+        temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary, final
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(store: LocalStore) -> Iterator[None]:
+    """Hold the folder for one run at a time. Raises StoreError where another run has it.
+
+    The lock is the kernel's (flock), so it goes with the process, however that ends.
+    """
+    import fcntl
+
+    with _explained(store.root, "_lock"):
+        store.root.mkdir(parents=True, exist_ok=True)
+        handle = (store.root / "_lock").open("a+")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"another run is working on {store.root}: wait until it has finished, "
+                "or end it, then run the same command again"
+            ) from error
+        yield
