@@ -49,45 +49,41 @@ class Quality:
     inside_frame: float
 
 
-# A mean adult face as five points: x to the right, y down, z towards the camera, in units
-# of half the distance between the pupils. From insightface's 112 px template in x and y; in
-# z the eye-nose and eye-mouth depths of anthropometric means (nose tip about 0.7 and mouth
-# corners about 0.15 of the interpupillary half distance in front of the eyes; Farkas,
-# Anthropometry of the Head and Face, 1994).
-_FACE_XYZ = np.array(
-    [
-        [-1.0, 0.0, 0.0],
-        [1.0, 0.0, 0.0],
-        [0.0, 1.14, 0.7],
-        [-0.83, 2.30, 0.15],
-        [0.83, 2.30, 0.15],
-    ]
-)
-_CENTRED = _FACE_XYZ - _FACE_XYZ.mean(axis=0)
-_PSEUDO_INVERSE = np.linalg.pinv(_CENTRED)  # 3 x 5
+# A mean adult face in units of half the distance between the pupils: how far the nose tip
+# and the mouth corners lie below the eyes (from insightface's 112 px template) and in front
+# of them (22 mm and 5 mm of 31.5 mm; anthropometric means after Farkas, Anthropometry of
+# the Head and Face, 1994).
+_NOSE_DOWN, _NOSE_FRONT = 1.14, 0.70
+_MOUTH_DOWN, _MOUTH_FRONT = 2.30, 0.15
 
 
 def pose_deg(landmarks_xy: NDArray[np.floating]) -> tuple[float, float, float]:
-    """Return (yaw, pitch, roll) of a face in degrees from its five landmarks.
+    """Return (yaw, pitch, roll) of a face in degrees from its five landmarks (5 x 2).
 
-    Scaled orthography: the affine camera that best maps a mean 3-D face on the landmarks,
-    made a rotation (POS; DeMenthon and Davis, IJCV 15, 1995). Yaw is positive where the face
-    looks to the viewer's right, pitch where it looks down, roll where it is turned clockwise.
-    Coarse: a few degrees near the front, worse towards the profile. Degenerate landmarks
-    give (90, 0, 0), which marks them.
+    Yaw is positive where the face looks to the viewer's right, pitch where it looks up, roll
+    where it is turned clockwise. Closed form for a rigid mean face under scaled orthography,
+    after the eye line has been levelled: yaw from the nose's shift against the eyes' middle,
+    pitch from how far down between eyes and mouth the nose lies (the geometry of Gee and
+    Cipolla, "Determining the gaze of faces in images", IVC 12(10), 1994). Coarse: a few
+    degrees near the front. Degenerate landmarks give (90, 0, 0), which marks them.
     """
     p = np.asarray(landmarks_xy, dtype=np.float64)
-    camera = (_PSEUDO_INVERSE @ (p - p.mean(axis=0))).T  # 2 x 3
-    scale_x, scale_y = np.linalg.norm(camera, axis=1)
-    if not np.isfinite(camera).all() or min(scale_x, scale_y) < 1e-9:
+    eye_line = p[1] - p[0]
+    length = float(np.hypot(eye_line[0], eye_line[1]))
+    if not np.isfinite(p).all() or length < 1e-6:
         return 90.0, 0.0, 0.0
-    u, _, vt = np.linalg.svd(camera, full_matrices=False)
-    r1, r2 = u @ vt  # the nearest rows of a rotation
-    r3 = np.cross(r1, r2)
-    yaw = np.degrees(np.arctan2(r1[2], np.hypot(r1[0], r1[1])))
-    pitch = np.degrees(np.arctan2(r2[2], r3[2]))
-    roll = np.degrees(np.arctan2(-r1[1], r1[0]))
-    return float(yaw), float(pitch), float(-roll)
+    along = eye_line / length
+    down = np.array([-along[1], along[0]])
+    middle = (p[0] + p[1]) / 2
+    nose, mouth = p[2] - middle, (p[3] + p[4]) / 2 - middle
+    yaw = np.arctan2(float(nose @ along), _NOSE_FRONT * length / 2)
+    # nose / mouth = (ND cos - NF sin) / (MD cos - MF sin), solved for the angle:
+    n, m = float(nose @ down), float(mouth @ down)
+    pitch = np.arctan2(_NOSE_DOWN * m - _MOUTH_DOWN * n, _NOSE_FRONT * m - _MOUTH_FRONT * n)
+    if m <= 0:  # the mouth above the eyes: no pose of a face
+        return float(np.degrees(yaw)), 90.0, float(np.degrees(np.arctan2(*eye_line[::-1])))
+    roll = np.arctan2(eye_line[1], eye_line[0])
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
 
 
 def measure(

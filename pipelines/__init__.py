@@ -1,0 +1,1 @@
+"""Runs: each step of facepipe over shards, on an engine, with commits and progress."""

@@ -1,0 +1,84 @@
+"""`facepipe index`: build a gallery from a dataset, search it with a photo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli import (
+    DEFAULT_PACK,
+    Config,
+    Json,
+    Models,
+    SetOption,
+    explained,
+    print_json,
+    settings_of,
+)
+
+app = typer.Typer(
+    no_args_is_help=True, help="Galleries: build one from a dataset, search it with a photo."
+)
+Index = Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+
+
+@app.command()
+@explained
+def build(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder of the dataset.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="INDEX", help="Folder of the index; DATASET/index if left out."),
+    ] = None,
+    all_faces: Annotated[
+        bool, typer.Option("--all-faces", help="Also the faces that were dropped or marked.")
+    ] = False,
+    config: Config = None,
+    set_: SetOption = None,
+    json: Json = False,
+) -> None:
+    """Put the kept faces of a dataset into a FAISS gallery, with a threshold from its own data."""
+    from facepipe.shards import open_dataset
+    from pipelines.index import build_index
+
+    settings = settings_of(config, set_).index
+    where = out or f"{dataset}/index"
+    include = "all" if all_faces else "kept"
+    manifest = build_index(open_dataset(dataset), where, settings, include=include)
+    if json:
+        print_json(manifest)
+        return
+    totals, threshold = manifest["totals"], manifest["threshold"]
+    typer.echo(
+        f"{totals['indexed']} of {totals['expected']} faces in {where}; "
+        f"threshold {threshold['value']:.3f}"
+    )
+
+
+@app.command()
+@explained
+def search(
+    index: Index,
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Photos to search with.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits a face.")] = 5,
+    models: Models = DEFAULT_PACK,
+    config: Config = None,
+    set_: SetOption = None,
+    json: Json = False,
+) -> None:
+    """Who is on this photo? Every face in it, with the gallery's most similar ones.
+
+    A hit above the gallery's threshold is the same person at the stated false-match rate;
+    where there is none, the answer is that nobody is above the threshold.
+    """
+    from facepipe.index import open_index
+    from facepipe.packs import find_pack
+    from pipelines.index import format_results, search_photos
+
+    pack, settings = find_pack(models), settings_of(config, set_)
+    results = search_photos(open_index(index), pack, settings, photos, k)
+    if json:
+        print_json(results)
+    else:
+        typer.echo(format_results(results))

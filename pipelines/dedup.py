@@ -1,0 +1,85 @@
+"""Runs `facepipe.dedup` over a dataset: DUPLICATES, a row for every row of FACES."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from facepipe.commits import Commit, Plan, write_shard
+from facepipe.config import Settings
+from facepipe.dedup import DedupSettings, find_duplicates
+from facepipe.schema import DUPLICATES
+from facepipe.shards import Dataset
+from facepipe.store import LocalStore
+from pipelines.runners import ShardTask
+from pipelines.stage import Stopwatch, plan_of, shard_key
+
+STEP = "dedup"
+FACE_COLUMNS = (
+    "face_id",
+    "photo_id",
+    "uri",
+    "member",
+    "box_xyxy_px",
+    "det_score",
+    "eye_distance_px",
+    "sharpness",
+    "source_label",
+    "status",
+)
+PHOTO_COLUMNS = ("photo_id", "uri", "member", "width_px", "height_px", "phash", "source_label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DedupJob:
+    """How to open a worker that finds duplicates."""
+
+    dataset: str
+    dedup: DedupSettings
+    model_id: str
+
+    def open(self) -> DedupWorker:
+        """Open the dataset."""
+        return DedupWorker(self, Dataset(LocalStore(self.dataset)))
+
+
+@dataclass(slots=True)
+class DedupWorker:
+    """Compares all photos of a dataset in one task; crops are never read."""
+
+    job: DedupJob
+    dataset: Dataset
+
+    def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
+        """Find the duplicates and commit them."""
+        watch = Stopwatch()
+        faces = self.dataset.table("faces", FACE_COLUMNS)
+        photos = self.dataset.table("photos", PHOTO_COLUMNS)
+        embeddings = self.dataset.table("embeddings", ["face_id", "vector"], self.job.model_id)
+        watch.lap("read")
+        table = find_duplicates(faces, photos, embeddings, self.job.dedup)
+        watch.lap("dedup")
+        return write_shard(
+            self.dataset.store,
+            step=STEP,
+            shard=task.shard,
+            key=task.key,
+            tables=[("duplicates", "duplicates", table, DUPLICATES)],
+            counts={"duplicates": dict(Counter(table["decision"].to_pylist()))},
+            seconds=watch.rounded(),
+        )
+
+    def probe(self, task: ShardTask, item: int) -> None:
+        """Nothing here depends on one item alone."""
+
+
+def dedup_plan(dataset: Dataset, settings: Settings) -> tuple[DedupJob, Plan, list[ShardTask]]:
+    """Return the job, plan and one task of dedup over the committed tables."""
+    model = dataset.current_model()
+    job = DedupJob(dataset=dataset.uri, dedup=settings.dedup, model_id=model)
+    basis = {"dedup": settings.dedup.model_dump(mode="json"), "model_id": model}
+    files = dataset.files("photos") + dataset.files("faces") + dataset.files("embeddings", model)
+    rows = sum(f.rows for f in dataset.files("faces"))
+    key = shard_key(STEP, basis, [f.sha256 for f in files])
+    tasks = [ShardTask(step=STEP, shard="000000", key=key, items=rows)]
+    return job, plan_of(STEP, basis, tasks), tasks

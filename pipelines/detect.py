@@ -1,0 +1,289 @@
+"""Runs `facepipe.detect` over shards of photos: PHOTOS and FACES."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from facepipe import ids
+from facepipe.align import AlignSettings, aligned_crop, encode_crop
+from facepipe.commits import Commit, Plan, write_shard
+from facepipe.config import Settings
+from facepipe.decode import Decoded, DecodeSettings, decode
+from facepipe.dedup import perceptual_hash
+from facepipe.detect import Detector, DetectSettings, Faces
+from facepipe.errors import ModelMismatch
+from facepipe.models import ModelSettings
+from facepipe.packs import Pack
+from facepipe.quality import QualitySettings, labelled_face, mark, measure
+from facepipe.schema import FACES, PHOTOS, FaceStatus, PhotoStatus
+from facepipe.shards import Dataset
+from facepipe.sources import Entry, list_sources, read_bytes
+from facepipe.store import LocalStore
+from pipelines.listing import extend, read_listing, write_listing
+from pipelines.runners import ShardTask
+from pipelines.stage import Stopwatch, plan_of, shard_key
+
+STEP = "detect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectJob:
+    """How to open a detecting worker."""
+
+    dataset: str
+    pack: Pack
+    decode: DecodeSettings
+    detect: DetectSettings
+    align: AlignSettings
+    quality: QualitySettings
+    models: ModelSettings
+    photo_timeout_s: int
+
+    def open(self) -> DetectWorker:
+        """Open the detector and the store."""
+        return DetectWorker(
+            self, LocalStore(self.dataset), Detector(self.pack, self.detect, self.models)
+        )
+
+
+@dataclass(slots=True)
+class _Rows:
+    photos: list[dict[str, Any]] = field(default_factory=list)
+    faces: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class DetectWorker:
+    """Turns shards of photos into committed PHOTOS and FACES."""
+
+    job: DetectJob
+    store: LocalStore
+    detector: Detector
+
+    def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
+        """Read, decode, detect, align and measure one shard, and commit it."""
+        rows, watch = _Rows(), Stopwatch()
+        pending: list[tuple[Entry, str, Decoded]] = []
+        for i, entry in enumerate(task.payload):
+            if i in quarantined:
+                rows.photos.append(_photo_row(entry, None, _crashed()))
+                continue
+            signal.alarm(self.job.photo_timeout_s)  # a hang becomes a death, which is handled
+            photo_id, decoded = self._read(entry, watch)
+            if decoded.pixels_HWC is None:
+                rows.photos.append(_photo_row(entry, photo_id, decoded))
+            else:
+                pending.append((entry, photo_id or "", decoded))
+                if len(pending) >= self.detector.batch():
+                    self._finish(pending, rows, watch)
+        self._finish(pending, rows, watch)
+        signal.alarm(0)
+        return self._commit(task, rows, watch)
+
+    def probe(self, task: ShardTask, item: int) -> None:
+        """Read, decode and detect one photo and forget it."""
+        signal.alarm(self.job.photo_timeout_s)
+        _, decoded = self._read(task.payload[item], Stopwatch())
+        if decoded.pixels_HWC is not None:
+            self.detector.find([decoded.pixels_HWC])
+        signal.alarm(0)
+
+    def _read(self, entry: Entry, watch: Stopwatch) -> tuple[str | None, Decoded]:
+        limit = self.job.decode.max_file_bytes
+        try:
+            data = read_bytes(entry, limit)
+        except OSError as error:
+            return None, _failed(PhotoStatus.UNREADABLE, error.strerror or str(error))
+        finally:
+            watch.lap("read")
+        if len(data) > limit:
+            text = f"over decode.max_file_bytes = {limit}"
+            return None, _failed(PhotoStatus.TOO_LARGE, text)
+        decoded = decode(data, self.job.decode)
+        known = decoded.status is not PhotoStatus.NOT_AN_IMAGE
+        photo_id = ids.photo_id(data) if known else None
+        watch.lap("decode")
+        return photo_id, decoded
+
+    def _finish(
+        self, pending: list[tuple[Entry, str, Decoded]], rows: _Rows, watch: Stopwatch
+    ) -> None:
+        """Detect on the waiting photos, write their rows, and let their pixels go."""
+        pixels = [d.pixels_HWC for _, _, d in pending if d.pixels_HWC is not None]
+        found = self.detector.find(pixels) if pixels else []
+        watch.lap("detect")
+        for (entry, photo_id, decoded), faces in zip(pending, found, strict=True):
+            phash = perceptual_hash(decoded.pixels_HWC)
+            rows.photos.append(_photo_row(entry, photo_id, decoded, phash, len(faces)))
+            watch.lap("hash")
+            rows.faces += self._face_rows(entry, photo_id, decoded, faces)
+            watch.lap("align")
+        pending.clear()
+
+    def _face_rows(
+        self, entry: Entry, photo_id: str, decoded: Decoded, faces: Faces
+    ) -> list[dict[str, Any]]:
+        pixels = decoded.pixels_HWC
+        assert pixels is not None  # only photos with pixels are detected
+        height, width = pixels.shape[:2]
+        labelled = labelled_face(faces.boxes_N4, width, height) if entry.source_label else None
+        rows = []
+        for k in range(len(faces)):
+            points, box = faces.landmarks_N52[k], faces.boxes_N4[k]
+            crop = aligned_crop(pixels, points)
+            quality = measure(crop, points, box, width, height)
+            score = float(faces.scores_N[k])
+            status = mark(quality, score, self.job.quality)
+            if labelled is not None and k != labelled:
+                status = FaceStatus.BYSTANDER
+            rows.append(
+                {
+                    "face_id": ids.face_id(photo_id, k),
+                    "photo_id": photo_id,
+                    "uri": entry.uri,
+                    "member": None,
+                    "box_xyxy_px": box,
+                    "landmarks_xy_px": points.ravel(),
+                    "det_score": score,
+                    "rotation_deg": faces.rotation_deg,
+                    "padded": bool(faces.padded_N[k]),
+                    "crop": encode_crop(crop, self.job.align),
+                    "eye_distance_px": quality.eye_distance_px,
+                    "sharpness": quality.sharpness,
+                    "yaw_deg": quality.yaw_deg,
+                    "pitch_deg": quality.pitch_deg,
+                    "roll_deg": quality.roll_deg,
+                    "brightness": quality.brightness,
+                    "inside_frame": quality.inside_frame,
+                    "source_label": entry.source_label,
+                    "status": str(status),
+                }
+            )
+        return rows
+
+    def _commit(self, task: ShardTask, rows: _Rows, watch: Stopwatch) -> Commit:
+        photos = sorted(rows.photos, key=lambda r: (r["photo_id"] or "", r["uri"]))
+        faces = sorted(rows.faces, key=lambda r: (r["face_id"], r["uri"]))
+        counts = {
+            "photos": dict(Counter(r["status"] for r in photos)),
+            "faces": dict(Counter(r["status"] for r in faces)),
+        }
+        tables = [
+            ("photos", "photos", pa.Table.from_pylist(photos, schema=PHOTOS), PHOTOS),
+            ("faces", "faces", pa.Table.from_pylist(faces, schema=FACES), FACES),
+        ]
+        watch.lap("table")
+        return write_shard(
+            self.store,
+            step=STEP,
+            shard=task.shard,
+            key=task.key,
+            tables=tables,
+            counts=counts,
+            seconds=watch.rounded(),
+        )
+
+
+def _failed(status: PhotoStatus, error: str) -> Decoded:
+    return Decoded(
+        status=status,
+        error=error,
+        format=None,
+        width_px=None,
+        height_px=None,
+        orientation=None,
+        pixels_HWC=None,
+    )
+
+
+def _crashed() -> Decoded:
+    return _failed(PhotoStatus.CRASHED, "decoding or detecting it killed the process, also alone")
+
+
+def _photo_row(
+    entry: Entry, photo_id: str | None, decoded: Decoded, phash: bytes | None = None, faces: int = 0
+) -> dict[str, Any]:
+    return {
+        "photo_id": photo_id,
+        "uri": entry.uri,
+        "member": None,
+        "bytes": entry.bytes,
+        "format": decoded.format,
+        "width_px": decoded.width_px,
+        "height_px": decoded.height_px,
+        "orientation": decoded.orientation,
+        "source_label": entry.source_label,
+        "phash": phash,
+        "faces": faces,
+        "status": str(decoded.status),
+        "error": decoded.error,
+    }
+
+
+# -- in the driver -----------------------------------------------------------------------
+
+
+def detect_plan(
+    dataset: Dataset, sources: Sequence[str], pack: Pack, settings: Settings
+) -> tuple[DetectJob, Plan, list[ShardTask]]:
+    """List the sources and return the job, plan and tasks of detect.
+
+    Raises SourceNotFound, and ModelMismatch where the dataset was made with another detector.
+    """
+    job = DetectJob(
+        dataset=dataset.uri,
+        pack=pack,
+        decode=settings.decode,
+        detect=settings.detect,
+        align=settings.align,
+        quality=settings.quality,
+        models=settings.models,
+        photo_timeout_s=settings.run.photo_timeout_s,
+    )
+    basis = {
+        "detector": pack.digest(pack.need_detector()),
+        "decode": settings.decode.model_dump(mode="json"),
+        "detect": settings.detect.model_dump(mode="json"),
+        "align": settings.align.model_dump(mode="json"),
+        "quality": settings.quality.model_dump(mode="json"),
+        "device": settings.models.device,
+    }
+    _same_detector(dataset, basis["detector"], pack)
+    found = list_sources(sources, settings.sources)
+    shards = extend(read_listing(dataset), found, settings.run.shard_photos)
+    tasks = [
+        ShardTask(
+            step=STEP,
+            shard=shard,
+            key=shard_key(STEP, basis, [_inputs(e) for e in entries]),
+            items=len(entries),
+            payload=tuple(entries),
+        )
+        for shard, entries in shards.items()
+    ]
+    return job, plan_of(STEP, basis, tasks), tasks
+
+
+def save_listing(dataset: Dataset, tasks: Sequence[ShardTask]) -> None:
+    """Store which photos are in which shard, before the first of them is run."""
+    write_listing(dataset, {t.shard: list(t.payload) for t in tasks})
+
+
+def _inputs(entry: Entry) -> list[Any]:
+    return [entry.uri, entry.bytes, entry.mtime_ns, entry.source_label, entry.problem]
+
+
+def _same_detector(dataset: Dataset, detector: str, pack: Pack) -> None:
+    before = dataset.plan(STEP)
+    if before is not None and before.basis.get("detector") != detector:
+        raise ModelMismatch(
+            f"{dataset.uri} was made with another detector ({str(before.basis['detector'])[:12]}) "
+            f"than {pack.need_detector().file} of {pack.folder} ({detector[:12]}): "
+            "use the same --models, or another --out"
+        )

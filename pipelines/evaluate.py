@@ -1,0 +1,106 @@
+"""Verification accuracy from a dataset's own tables: pairs of photos in LFW's format."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facepipe.errors import UsageError
+from facepipe.evaluate import fold_accuracy, picture_name, read_pairs, tar_at_far, wilson_interval
+from facepipe.schema import EmbeddingStatus, FaceStatus
+from facepipe.shards import Dataset
+from facepipe.sources import path_of
+
+FARS = (1e-1, 1e-2, 1e-3)
+
+
+def evaluate_pairs(dataset: Dataset, pairs_file: str) -> dict[str, Any]:
+    """Return accuracy per fold and in the mean, its interval, and TAR at some FARs.
+
+    The face of a photo is the labelled one (the large, central one), whatever its quality.
+    Raises UsageError where the pairs file is missing or none of its photos is in the dataset.
+    """
+    path = Path(pairs_file)
+    if not path.is_file():
+        raise UsageError(f"--pairs {path} does not exist: give a file in the format of pairs.txt")
+    pairs = read_pairs(path)
+    vectors = _vectors_by_picture(dataset)
+    names = [[picture_name(*who) for who in side] for side in (pairs.left, pairs.right)]
+    if not any(name in vectors for side in names for name in side):
+        raise UsageError(f"no photo that {path} names is in {dataset.uri}: check the pair's names")
+    similarity = np.array(
+        [
+            float(vectors[a] @ vectors[b]) if a in vectors and b in vectors else math.nan
+            for a, b in zip(*names, strict=True)
+        ]
+    )
+    folds = fold_accuracy(similarity, pairs.same_P, pairs.fold_P)
+    right = round(float(sum(a * (pairs.fold_P == f).sum() for f, a in _by_fold(folds))))
+    low, high = wilson_interval(right, len(similarity))
+    return {
+        "pairs": len(similarity),
+        "pairs_without_face": int(np.isnan(similarity).sum()),
+        "accuracy": folds.mean,
+        "standard_error": folds.standard_error,
+        "std": folds.std,
+        "interval_95": [low, high],
+        "folds": [
+            {"fold": int(f), "accuracy": float(a), "threshold": float(t)}
+            for f, a, t in zip(folds.folds, folds.accuracy, folds.threshold, strict=True)
+        ],
+        "tar_at_far": [
+            {"far": far, "tar": t.tar, "measured_far": t.far, "threshold": t.threshold}
+            for far in FARS
+            for t in [tar_at_far(similarity, pairs.same_P, far)]
+        ],
+        "model_id": dataset.current_model(),
+    }
+
+
+def _by_fold(folds: Any) -> list[tuple[int, float]]:
+    return list(zip(folds.folds.tolist(), folds.accuracy.tolist(), strict=True))
+
+
+def _vectors_by_picture(dataset: Dataset) -> dict[str, NDArray[np.float32]]:
+    """Return file name without suffix -> unit vector of the photo's labelled face."""
+    found: dict[str, NDArray[np.float32]] = {}
+    faces_of = {c.shard: f for c in dataset.commits("detect") for f in c.files if f.table == "faces"}
+    step = dataset.step_of("embeddings")
+    for commit in dataset.commits(step):
+        faces = dataset.read(faces_of[commit.shard], ["uri", "status"])
+        rows = dataset.read(commit.files[0], ["vector", "status"])
+        for uri, status, vector, sound in zip(
+            faces["uri"].to_pylist(),
+            faces["status"].to_pylist(),
+            rows["vector"].to_pylist(),
+            rows["status"].to_pylist(),
+            strict=True,
+        ):
+            if status != FaceStatus.BYSTANDER and sound == EmbeddingStatus.OK:
+                found.setdefault(Path(path_of(uri)).stem, np.asarray(vector, dtype=np.float32))
+    return found
+
+
+def format_evaluation(result: dict[str, Any]) -> str:
+    """Return an evaluation as text."""
+    low, high = result["interval_95"]
+    lines = [
+        f"{result['pairs']} pairs, {result['pairs_without_face']} of them with a photo "
+        "without a face (counted as wrong)",
+        f"accuracy {result['accuracy']:.4%} +- {result['std']:.4%} over "
+        f"{len(result['folds'])} folds (standard error {result['standard_error']:.4%}; "
+        f"95 % interval {low:.4%} to {high:.4%})",
+    ]
+    lines += [
+        f"  fold {f['fold']}: {f['accuracy']:.4%} at threshold {f['threshold']:.4f}"
+        for f in result["folds"]
+    ]
+    lines += [
+        f"TAR {t['tar']:.4f} at FAR {t['far']:g} (threshold {t['threshold']:.4f})"
+        for t in result["tar_at_far"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""The contract of an engine: map shard tasks over workers that open their models once.
+
+A *job* says how to open a worker; it is small, frozen and picklable, since it travels with
+every task. A *worker* runs one shard task and commits it itself, so that the driver never
+holds data. An engine collects commits as they come, retries what fails in passing, and
+finds the item that kills its worker, so that it costs only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from facepipe.commits import Commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """One shard of a step: its name, the key of its inputs, and what the worker needs."""
+
+    step: str
+    shard: str
+    key: str
+    items: int  # photos or faces, for progress and for finding a poisonous one
+    payload: Any = None
+
+
+class Worker(Protocol):
+    """Runs the tasks of one job in one process."""
+
+    def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
+        """Run and commit one shard, giving quarantined items their status untouched."""
+        ...
+
+    def probe(self, task: ShardTask, item: int) -> None:
+        """Touch one item as `run` would, and forget it: does it kill the process?"""
+        ...
+
+
+class Job(Protocol):
+    """What to run; hashable, since a process keeps its workers by their job."""
+
+    def open(self) -> Worker:
+        """Open models and stores, once per process."""
+        ...
+
+
+class Runner(Protocol):
+    """An engine."""
+
+    def map(
+        self, job: Job, tasks: Sequence[ShardTask], on_done: Callable[[ShardTask, Commit], None]
+    ) -> None:
+        """Run every task to its commit, in any order.
+
+        Raises the worker's own FacepipeError at once; FacepipeError after the last retry of
+        a shard that keeps failing, once every other task has been tried.
+        """
+        ...

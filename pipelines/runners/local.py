@@ -1,0 +1,249 @@
+"""The local engine: spawned processes on one machine.
+
+concurrent.futures' pool notices a killed worker at once, where multiprocessing.Pool hangs.
+The pool stays up from step to step, so that a run pays for its processes once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for_any
+from typing import Any
+
+from facepipe.commits import Commit
+from facepipe.errors import FacepipeError
+from pipelines.runners import Job, ShardTask, Worker
+
+# One thread each: a second one per process only fights the other workers for the cores.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OPENCV_LOG_LEVEL": "ERROR",
+}
+_IN_FLIGHT = 2  # tasks per worker: one running, one waiting, so that no worker is idle
+_OPEN_WORKERS = 2  # opened jobs a process keeps: detect's models are let go after embed starts
+
+OnDone = Callable[[ShardTask, Commit], None]
+
+
+class LocalRunner:
+    """Processes on this machine; use it as a context manager."""
+
+    def __init__(self, workers: int = 1, retries: int = 2) -> None:
+        """Set the number of processes; they start with the first task."""
+        self.workers = max(1, workers)
+        self.retries = retries
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> LocalRunner:
+        """Return the runner."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes: at once after an error or Ctrl-C, their shards are redone."""
+        self._close(kill=kind is not None)
+
+    def map(self, job: Job, tasks: Sequence[ShardTask], on_done: OnDone) -> None:
+        """Run every task to its commit. See `pipelines.runners.Runner.map`."""
+        failures: Counter[str] = Counter()
+        causes: dict[str, BaseException] = {}
+        queue = list(reversed(tasks))
+        while queue:
+            suspects = self._run_until_death(job, queue, failures, causes, on_done)
+            for task in suspects:  # one at a time, each in a process of its own
+                on_done(task, self._run_alone(job, task))
+        if causes:
+            name, cause = min(causes.items())
+            raise FacepipeError(
+                f"{len(causes)} shards failed {self.retries + 1} times, {name} first with "
+                f"{type(cause).__name__}: {cause}; the others are kept: run the same command "
+                "again once the cause is mended"
+            ) from cause
+
+    def _run_until_death(
+        self,
+        job: Job,
+        queue: list[ShardTask],
+        failures: Counter[str],
+        causes: dict[str, BaseException],
+        on_done: OnDone,
+    ) -> list[ShardTask]:
+        """Work the queue off; return the tasks that were in flight when a worker died."""
+        pool = self._started()
+        flying: dict[Future[Commit], ShardTask] = {}
+        while queue or flying:
+            try:
+                while queue and len(flying) < _IN_FLIGHT * self.workers:
+                    task = queue.pop()
+                    flying[pool.submit(_run, job, task, frozenset())] = task
+            except BrokenProcessPool:
+                queue.append(task)
+                return self._after_death(flying, on_done)
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = flying[future]
+                try:
+                    commit = future.result()
+                except BrokenProcessPool:
+                    return self._after_death(flying, on_done)
+                except FacepipeError:
+                    raise
+                except Exception as error:
+                    del flying[future]
+                    failures[task.shard] += 1
+                    if failures[task.shard] <= self.retries:
+                        queue.insert(0, task)  # last: the cause may pass meanwhile
+                    else:
+                        causes[task.shard] = error
+                    continue
+                del flying[future]
+                on_done(task, commit)
+        return []
+
+    def _after_death(
+        self, flying: dict[Future[Commit], ShardTask], on_done: OnDone
+    ) -> list[ShardTask]:
+        """Collect what had finished before the pool broke; return the rest."""
+        suspects = []
+        for future, task in flying.items():
+            if future.done() and future.exception() is None:
+                on_done(task, future.result())
+            else:
+                suspects.append(task)
+        self._close(kill=True)
+        return sorted(suspects, key=lambda t: t.shard)
+
+    def _run_alone(self, job: Job, task: ShardTask) -> Commit:
+        """Run a suspect in its own process; where that dies too, find what kills it."""
+        commit = _alone(job, task, frozenset())
+        if commit is not None:
+            return commit
+        quarantined = frozenset(_poisonous(job, task))
+        commit = _alone(job, task, quarantined) if quarantined else None
+        if commit is None:
+            raise FacepipeError(
+                f"shard {task.shard} of {task.step} kills its worker, and no single item of it "
+                "does: most likely memory runs out. Use fewer --workers or a smaller "
+                "run.shard_photos, then run the same command again"
+            )
+        return commit
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = _pool(self.workers)
+        return self._pool
+
+    def _close(self, kill: bool) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            _end(pool, kill)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    for name, value in _ONE_THREAD.items():  # inherited by spawned workers
+        os.environ.setdefault(name, value)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _end(pool: ProcessPoolExecutor, kill: bool) -> None:
+    processes = list((pool._processes or {}).values())
+    if kill:
+        for process in processes:
+            process.kill()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _alone(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit | None:
+    """Run a task in a fresh process; None where it dies."""
+    with _fresh() as pool:
+        try:
+            return pool.submit(_run, job, task, quarantined).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _poisonous(job: Job, task: ShardTask) -> Iterator[int]:
+    """Yield the items that kill a process, also when they are its only one."""
+    start = 0
+    while start < task.items:
+        with _fresh() as pool:
+            for item in range(start, task.items):
+                try:
+                    pool.submit(_probe, job, task, item).result()
+                except BrokenProcessPool:
+                    if _kills(job, task, item):
+                        yield item
+                    start = item + 1
+                    break
+            else:
+                return
+
+
+def _kills(job: Job, task: ShardTask, item: int) -> bool:
+    with _fresh() as pool:
+        try:
+            pool.submit(_probe, job, task, item).result()
+        except BrokenProcessPool:
+            return True
+        return False
+
+
+@contextmanager
+def _fresh() -> Iterator[ProcessPoolExecutor]:
+    pool = _pool(1)
+    try:
+        yield pool
+    finally:
+        _end(pool, kill=True)
+
+
+# -- in the worker process ---------------------------------------------------------------
+
+_WORKERS: dict[Any, Worker] = {}
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import cv2
+    import pyarrow as pa
+
+    cv2.setNumThreads(1)
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+def _end_with_parent() -> None:
+    """End this process when the driver dies: nobody would ever read its answer."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)
+
+
+def _worker(job: Job) -> Worker:
+    if job not in _WORKERS:
+        while len(_WORKERS) >= _OPEN_WORKERS:
+            del _WORKERS[next(iter(_WORKERS))]
+        _WORKERS[job] = job.open()
+    return _WORKERS[job]
+
+
+def _run(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit:
+    return _worker(job).run(task, quarantined)
+
+
+def _probe(job: Job, task: ShardTask, item: int) -> None:
+    _worker(job).probe(task, item)

@@ -1,0 +1,141 @@
+"""A step over shards: plan it, run what is missing, retire what it replaces.
+
+Every step of the product runs through `run_step`: what is committed under the plan is not
+done again, so that a second run does nothing and a run after a crash does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from facepipe import ids
+from facepipe.commits import Commit, Plan, record_key, total_counts
+from facepipe.errors import FacepipeError
+from facepipe.schema import SCHEMA_VERSION
+from facepipe.shards import Dataset
+from pipelines.progress import Progress
+from pipelines.runners import Job, Runner, ShardTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What a step found, and how much of it this run did."""
+
+    step: str
+    shards: int
+    shards_run: int
+    counts: Mapping[str, Mapping[str, int]]
+    seconds: Mapping[str, float] = field(default_factory=dict)  # over all workers
+    wall_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as --json prints it."""
+        return {
+            "step": self.step,
+            "shards": self.shards,
+            "shards_run": self.shards_run,
+            "counts": {t: dict(c) for t, c in self.counts.items()},
+            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+            "wall_s": round(self.wall_s, 3),
+        }
+
+
+def shard_key(step: str, basis: Mapping[str, Any], inputs: Any) -> str:
+    """Return the key of a shard: a digest of all that its bytes depend on."""
+    return ids.digest([SCHEMA_VERSION, step, dict(basis), inputs])
+
+
+def plan_of(step: str, basis: Mapping[str, Any], tasks: Sequence[ShardTask]) -> Plan:
+    """Return the plan that a list of tasks makes up."""
+    return Plan(step=step, shards={t.shard: t.key for t in tasks}, basis=dict(basis))
+
+
+def missing(dataset: Dataset, step: str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
+    """Return the tasks that are not committed under their key."""
+    present = set(dataset.store.list(f"_commits/{step}"))
+    return [t for t in tasks if record_key(step, t.shard, t.key) not in present]
+
+
+def run_step(
+    dataset: Dataset,
+    runner: Runner,
+    job: Job,
+    plan: Plan,
+    tasks: Sequence[ShardTask],
+    progress: Progress,
+) -> StepReport:
+    """Run a step's missing tasks to their commits and make the result the step's own.
+
+    Raises FacepipeError where the plan is not complete at the end.
+    """
+    started = time.monotonic()
+    todo = missing(dataset, plan.step, tasks)
+    total = sum(t.items for t in tasks)
+    progress.begin(plan.step, total, total - sum(t.items for t in todo))
+    dataset.write_plan(plan)
+    if todo:
+        runner.map(job, todo, lambda task, commit: progress.advance(task.items))
+    commits = dataset.commits(plan.step)
+    if len(commits) != len(tasks):
+        raise FacepipeError(
+            f"{plan.step}: {len(tasks) - len(commits)} of {len(tasks)} shards are not committed, "
+            "though every one was run: check that nothing else writes to the dataset, "
+            "then run the same command again"
+        )
+    if todo:
+        dataset.retire(plan.step)
+        dataset.write_manifest()
+    report = StepReport(
+        step=plan.step,
+        shards=len(tasks),
+        shards_run=len(todo),
+        counts=total_counts(commits),
+        seconds=total_seconds(commits),
+        wall_s=time.monotonic() - started,
+    )
+    progress.end(summary(report))
+    return report
+
+
+def total_seconds(commits: Sequence[Commit]) -> dict[str, float]:
+    """Return the sum of commits' timings by part."""
+    totals: Counter[str] = Counter()
+    for commit in commits:
+        for part, seconds in commit.seconds.items():
+            totals[part] += seconds
+    return dict(sorted(totals.items()))
+
+
+def summary(report: StepReport) -> str:
+    """Return a step's counts in a line."""
+    tables = [
+        f"{sum(counts.values())} {table} ("
+        + ", ".join(f"{n} {status}" for status, n in counts.items())
+        + ")"
+        for table, counts in report.counts.items()
+        if counts
+    ]
+    nothing = "nothing to do, " if report.shards and not report.shards_run else ""
+    return nothing + ("; ".join(tables) or "no rows")
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Adds up seconds by part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap to ``part``."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
+        self._since = now
+
+    def rounded(self) -> dict[str, float]:
+        """Return the seconds to a tenth of a millisecond."""
+        return {part: round(value, 4) for part, value in self.seconds.items()}
