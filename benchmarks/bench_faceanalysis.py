@@ -108,7 +108,13 @@ def speed(args: argparse.Namespace) -> None:
     rows = []
     for turn in range(args.repeats):
         with tempfile.TemporaryDirectory() as out:
-            mine = facepipe(files, out, args.pack, args.workers, ["--set", "detect.padded_pass=never"] if args.no_padded else [])
+            mine = facepipe(
+                files,
+                out,
+                args.pack,
+                args.workers,
+                ["--set", "detect.padded_pass=never"] if args.no_padded else [],
+            )
         _, whole, steady = analyse(files, args.pack, workers=args.workers)
         rows.append((len(files) / mine, len(files) / whole, len(files) / steady))
         print(json.dumps({"turn": turn, "facepipe": mine, "peer": whole, "peer_ready": steady}))
@@ -117,7 +123,10 @@ def speed(args: argparse.Namespace) -> None:
         print(f"{name}: {statistics.median(r[k] for r in rows):.2f} photos/s")
     for k in (1, 2):
         ratios = sorted(r[0] / r[k] for r in rows)
-        print(f"facepipe / {names[k]}: median {statistics.median(ratios):.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}")
+        print(
+            f"facepipe / {names[k]}: median {statistics.median(ratios):.3f}, "
+            f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+        )
     print(f"(detector canvas {DetectSettings().size_px} px, same pack)")
 
 

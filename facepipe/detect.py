@@ -125,7 +125,9 @@ class Detector:
         step = model.batch or self.settings.batch
         found: list[Faces] = []
         for start in range(0, len(photos), step):
-            boxed = [letterbox(p, canvas_px, photo_px, margin) for p in photos[start : start + step]]
+            boxed = [
+                letterbox(p, canvas_px, photo_px, margin) for p in photos[start : start + step]
+            ]
             outputs = model(self._blob([canvas for canvas, _ in boxed]))
             for k, (_, scale) in enumerate(boxed):
                 found.append(self._read(model, outputs, k, canvas_px, scale, margin))

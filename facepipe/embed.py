@@ -90,7 +90,9 @@ class Recogniser:
         if model.dim:
             return model.dim
         blank = np.zeros((112, 112, 3), dtype=np.uint8)
-        return int(model(crop_blob([blank], self.pack.need_recogniser()))[0].reshape(1, -1).shape[1])
+        return int(
+            model(crop_blob([blank], self.pack.need_recogniser()))[0].reshape(1, -1).shape[1]
+        )
 
     def _opened(self) -> Model:
         assert self._model is not None  # set by __post_init__
@@ -105,7 +107,7 @@ def crop_blob(crops: Sequence[Pixels], spec: RecogniserSpec) -> Floats:
         return np.asarray(blob, dtype=np.float32)
     stack = np.stack(crops).astype(np.float32)
     rgb = stack[..., ::-1]
-    normal = (rgb - np.float32(spec.mean)) / np.float32(spec.std)
+    normal = (rgb - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     ordered = normal if spec.rgb else normal[..., ::-1]
     return np.ascontiguousarray(ordered.transpose(0, 3, 1, 2))
 

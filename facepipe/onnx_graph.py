@@ -105,10 +105,15 @@ def _per_channel(dims: list[int]) -> bool:
 
 def _prelu_nodes(source: str, target: str, channels: int) -> list[onnx.NodeProto]:
     part, positive = f"{target}_part", f"{target}_positive"
-    conv = {"group": channels, "kernel_shape": [1, 1]}
+
+    def scaled(name: str, weights: str, result: str) -> onnx.NodeProto:
+        return helper.make_node(
+            "Conv", [name, weights], [result], group=channels, kernel_shape=[1, 1]
+        )
+
     return [
         helper.make_node("Relu", [source], [f"{target}_relu"]),
-        helper.make_node("Conv", [source, f"{target}_slope"], [part], **conv),
-        helper.make_node("Conv", [f"{target}_relu", f"{target}_rest"], [positive], **conv),
+        scaled(source, f"{target}_slope", part),
+        scaled(f"{target}_relu", f"{target}_rest", positive),
         helper.make_node("Add", [positive, part], [target]),
     ]

@@ -6,25 +6,36 @@ are imported by the command that needs them, so that --help is quick.
 
 from __future__ import annotations
 
-import functools
 import os
-import sys
 from collections.abc import Callable, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facepipe import __version__
-from facepipe.errors import FacepipeError
+from pipelines import cli_index, cli_inspect
+from pipelines.options import (
+    DEFAULT_PACK,
+    Config,
+    DryRun,
+    Engine,
+    EngineOption,
+    Json,
+    LabelsOption,
+    Models,
+    Out,
+    Quiet,
+    SetOption,
+    Sources,
+    Workers,
+    explained,
+    print_json,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from facepipe.config import Settings
     from pipelines.curate import Request
     from pipelines.stage import StepReport
-
-DEFAULT_PACK = "buffalo_l"
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="facepipe",
@@ -36,94 +47,6 @@ app = typer.Typer(
     "Start with `facepipe curate PHOTOS --out DATASET`, then look at DATASET/report.html and "
     "try `facepipe index search DATASET/index PHOTO`.",
 )
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Engine(StrEnum):
-    """Where shards run."""
-
-    local = "local"
-
-
-class Labels(StrEnum):
-    """Where identities come from."""
-
-    none = "none"
-    folder = "folder"
-
-
-Sources = Annotated[
-    list[str], typer.Argument(metavar="SRC...", help="Folders of photos, or single photos.")
-]
-Out = Annotated[
-    str, typer.Option("--out", metavar="DATASET", help="Folder of the dataset; made if missing.")
-]
-Models = Annotated[
-    str,
-    typer.Option(
-        "--models",
-        metavar="PACK",
-        help="An insightface pack name (found in ~/.insightface/models or downloaded by "
-        "insightface) or a folder with a detector and a recogniser as ONNX.",
-    ),
-]
-LabelsOption = Annotated[
-    Labels | None,
-    typer.Option("--labels", help="folder: the first folder below SRC is the identity."),
-]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="Where shards run.")]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Processes, one thread each; by default one a core."),
-]
-Config = Annotated[
-    str | None, typer.Option("--config", metavar="F.yaml", help="Settings file; see `facepipe config`.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="One setting, over the file's; repeatable."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
-
-
-def explained(command: Command) -> Command:
-    """Turn facepipe's errors and Ctrl-C into a line on stderr and the exit code they stand for."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except FacepipeError as error:
-            typer.echo(f"facepipe: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo(
-                "facepipe: interrupted; what was finished is kept: run the same command again "
-                "to go on",
-                err=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
-
-    return run  # type: ignore[return-value]
-
-
-def settings_of(
-    config: str | None, overrides: Sequence[str] | None, labels: Labels | None = None
-) -> Settings:
-    """Return the settings a command line asks for. Raises ConfigError."""
-    from facepipe.config import load
-
-    extra = [f"sources.labels={labels.value}"] if labels is not None else []
-    return load(config, [*(overrides or []), *extra])
-
-
-def print_json(value: Any) -> None:
-    """Print a JSON value on stdout."""
-    import json
-
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 @app.callback(invoke_without_command=True)
@@ -337,18 +260,18 @@ def _text(out: str, reports: Sequence[StepReport]) -> str:
     from pipelines.stage import summary
 
     lines = [f"{r.step.split('-')[0]}: {summary(r)}" for r in reports]
-    done = "" if any(r.shards_run for r in reports) else "nothing to do: all of it was done before\n"
+    done = "" if any(r.shards_run for r in reports) else "nothing to do: all was done before\n"
     return done + "\n".join([*lines, f"dataset: {out}"])
+
+
+app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")
+cli_inspect.register(app)
 
 
 def main() -> None:
     """Run the command line."""
-    from pipelines import cli_index, cli_inspect
-
-    app.add_typer(cli_index.app, name="index")
-    cli_inspect.register(app)
     app()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import (
+from pipelines.options import (
     DEFAULT_PACK,
     Config,
     Json,
@@ -29,7 +29,7 @@ def build(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder of the dataset.")],
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="INDEX", help="Folder of the index; DATASET/index if left out."),
+        typer.Option("--out", metavar="INDEX", help="DATASET/index if left out."),
     ] = None,
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also the faces that were dropped or marked.")

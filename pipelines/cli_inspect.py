@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import (
+from pipelines.options import (
     DEFAULT_PACK,
     Config,
     Json,

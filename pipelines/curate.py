@@ -105,9 +105,7 @@ def _plan(step: str, dataset: Dataset, request: Request) -> tuple[Job, Plan, lis
     return plan(dataset, settings)
 
 
-def _before(
-    step: str, dataset: Dataset, request: Request, tasks: Sequence[ShardTask]
-) -> None:
+def _before(step: str, dataset: Dataset, request: Request, tasks: Sequence[ShardTask]) -> None:
     """Store what a step's later readers need to know, before its first shard."""
     if step == "detect":
         detect.save_listing(dataset, tasks)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from facepipe import ids
 from facepipe.align import AlignSettings, aligned_crop, encode_crop
@@ -115,11 +117,10 @@ class DetectWorker:
         self, pending: list[tuple[Entry, str, Decoded]], rows: _Rows, watch: Stopwatch
     ) -> None:
         """Detect on the waiting photos, write their rows, and let their pixels go."""
-        pixels = [d.pixels_HWC for _, _, d in pending if d.pixels_HWC is not None]
-        found = self.detector.find(pixels) if pixels else []
+        found = self.detector.find([_pixels(d) for _, _, d in pending])
         watch.lap("detect")
         for (entry, photo_id, decoded), faces in zip(pending, found, strict=True):
-            phash = perceptual_hash(decoded.pixels_HWC)
+            phash = perceptual_hash(_pixels(decoded))
             rows.photos.append(_photo_row(entry, photo_id, decoded, phash, len(faces)))
             watch.lap("hash")
             rows.faces += self._face_rows(entry, photo_id, decoded, faces)
@@ -129,8 +130,7 @@ class DetectWorker:
     def _face_rows(
         self, entry: Entry, photo_id: str, decoded: Decoded, faces: Faces
     ) -> list[dict[str, Any]]:
-        pixels = decoded.pixels_HWC
-        assert pixels is not None  # only photos with pixels are detected
+        pixels = _pixels(decoded)
         height, width = pixels.shape[:2]
         labelled = labelled_face(faces.boxes_N4, width, height) if entry.source_label else None
         rows = []
@@ -190,6 +190,12 @@ class DetectWorker:
         )
 
 
+def _pixels(decoded: Decoded) -> NDArray[np.uint8]:
+    if decoded.pixels_HWC is None:
+        raise ValueError("only photos with pixels wait for the detector")
+    return decoded.pixels_HWC
+
+
 def _failed(status: PhotoStatus, error: str) -> Decoded:
     return Decoded(
         status=status,
@@ -246,15 +252,16 @@ def detect_plan(
         models=settings.models,
         photo_timeout_s=settings.run.photo_timeout_s,
     )
+    detector = pack.digest(pack.need_detector())
     basis = {
-        "detector": pack.digest(pack.need_detector()),
+        "detector": detector,
         "decode": settings.decode.model_dump(mode="json"),
         "detect": settings.detect.model_dump(mode="json"),
         "align": settings.align.model_dump(mode="json"),
         "quality": settings.quality.model_dump(mode="json"),
         "device": settings.models.device,
     }
-    _same_detector(dataset, basis["detector"], pack)
+    _same_detector(dataset, detector, pack)
     found = list_sources(sources, settings.sources)
     shards = extend(read_listing(dataset), found, settings.run.shard_photos)
     tasks = [

@@ -69,8 +69,8 @@ def _formats() -> dict[str, Any]:
     avif, webp = (bool(features.check(name)) for name in ("avif", "webp"))
     heic = _version("pillow-heif") is not None
     missing = [n for n, ok in (("AVIF", avif), ("WebP", webp), ("HEIC", heic)) if not ok]
-    detail = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, GIF, BMP, PPM"
-    return _check("formats", not missing, f"cannot read {', '.join(missing)}" if missing else detail)
+    detail = f"cannot read {', '.join(missing)}" if missing else "all, WebP, HEIC and AVIF too"
+    return _check("formats", not missing, detail)
 
 
 def _space() -> dict[str, Any]:

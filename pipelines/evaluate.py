@@ -68,7 +68,8 @@ def _by_fold(folds: Any) -> list[tuple[int, float]]:
 def _vectors_by_picture(dataset: Dataset) -> dict[str, NDArray[np.float32]]:
     """Return file name without suffix -> unit vector of the photo's labelled face."""
     found: dict[str, NDArray[np.float32]] = {}
-    faces_of = {c.shard: f for c in dataset.commits("detect") for f in c.files if f.table == "faces"}
+    commits = dataset.commits("detect")
+    faces_of = {c.shard: f for c in commits for f in c.files if f.table == "faces"}
     step = dataset.step_of("embeddings")
     for commit in dataset.commits(step):
         faces = dataset.read(faces_of[commit.shard], ["uri", "status"])

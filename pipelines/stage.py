@@ -7,7 +7,6 @@ done again, so that a second run does nothing and a run after a crash does the r
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,10 +102,10 @@ def run_step(
 
 def total_seconds(commits: Sequence[Commit]) -> dict[str, float]:
     """Return the sum of commits' timings by part."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = {}
     for commit in commits:
         for part, seconds in commit.seconds.items():
-            totals[part] += seconds
+            totals[part] = totals.get(part, 0.0) + seconds
     return dict(sorted(totals.items()))
 
 

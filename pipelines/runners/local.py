@@ -82,13 +82,12 @@ class LocalRunner:
         pool = self._started()
         flying: dict[Future[Commit], ShardTask] = {}
         while queue or flying:
-            try:
-                while queue and len(flying) < _IN_FLIGHT * self.workers:
-                    task = queue.pop()
-                    flying[pool.submit(_run, job, task, frozenset())] = task
-            except BrokenProcessPool:
-                queue.append(task)
-                return self._after_death(flying, on_done)
+            while queue and len(flying) < _IN_FLIGHT * self.workers:
+                try:
+                    flying[pool.submit(_run, job, queue[-1], frozenset())] = queue[-1]
+                except BrokenProcessPool:
+                    return self._after_death(flying, on_done)
+                queue.pop()
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
                 task = flying[future]
