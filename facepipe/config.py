@@ -135,5 +135,6 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         below = tree.setdefault(part, {})
         if not isinstance(below, Mapping):
             raise ConfigError(f"--set {override!r}: {part} is a value, not a group of settings")
-        tree = tree[part] = dict(below)
+        tree[part] = dict(below)
+        tree = tree[part]
     tree[parts[-1]] = value

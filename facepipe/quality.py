@@ -68,9 +68,11 @@ def pose_deg(landmarks_xy: NDArray[np.floating]) -> tuple[float, float, float]:
     degrees near the front. Degenerate landmarks give (90, 0, 0), which marks them.
     """
     p = np.asarray(landmarks_xy, dtype=np.float64)
+    if not np.isfinite(p).all():
+        return 90.0, 0.0, 0.0
     eye_line = p[1] - p[0]
     length = float(np.hypot(eye_line[0], eye_line[1]))
-    if not np.isfinite(p).all() or length < 1e-6:
+    if length < 1e-6:
         return 90.0, 0.0, 0.0
     along = eye_line / length
     down = np.array([-along[1], along[0]])
@@ -133,9 +135,7 @@ def mark(quality: Quality, det_score: float, settings: QualitySettings) -> FaceS
     return next((status for applies, status in marks if applies), FaceStatus.OK)
 
 
-def labelled_face(
-    boxes_N4: NDArray[np.floating], width_px: int, height_px: int
-) -> int | None:
+def labelled_face(boxes_N4: NDArray[np.floating], width_px: int, height_px: int) -> int | None:
     """Return which face of a photo its label means: the large, central one.
 
     The rule of insightface's max_num=1: area less twice the squared distance of the box's

@@ -115,9 +115,16 @@ def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str
         # Real folders are visited before linked ones, so that which of two names a folder
         # reached by both gets does not depend on the order of the listing.
         real = [e.path for e in found if e.is_dir(follow_symlinks=False)]
-        linked = [e.path for e in found if e.is_symlink() and e.is_dir()]
-        yield from ((e.path, None) for e in found if not e.is_dir())
+        linked = [e.path for e in found if e.is_symlink() and _is_folder(e)]
+        yield from ((e.path, None) for e in found if not _is_folder(e))
         pending = [*reversed(linked), *pending, *reversed(real)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _label(path: str, root: str) -> str | None:

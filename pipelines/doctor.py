@@ -67,7 +67,7 @@ def _formats() -> dict[str, Any]:
     from PIL import features
 
     avif, webp = (bool(features.check(name)) for name in ("avif", "webp"))
-    heic = _version("pillow-heif") is not None
+    heic = _version("pi-heif") is not None
     missing = [n for n, ok in (("AVIF", avif), ("WebP", webp), ("HEIC", heic)) if not ok]
     detail = f"cannot read {', '.join(missing)}" if missing else "all, WebP, HEIC and AVIF too"
     return _check("formats", not missing, detail)

@@ -1,0 +1,205 @@
+"""Runs `facepipe.index`: builds a gallery from a dataset's tables."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from facepipe import ids
+from facepipe.commits import write_parquet
+from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
+from facepipe.gallery import (
+    DECISION_COLUMNS,
+    FACE_COLUMNS,
+    GALLERY,
+    Include,
+    Selection,
+    select_faces,
+)
+from facepipe.index import IndexSettings, encode_vectors, verify_shard
+from facepipe.index_manifest import (
+    CURRENT,
+    INDEX_VERSION,
+    NAME_CHARS,
+    ROWS,
+    VECTORS,
+    Embedding,
+    IndexFile,
+    Manifest,
+    Origin,
+    Shard,
+    Totals,
+    manifest_key,
+    read_manifest,
+)
+from facepipe.shards import Dataset
+from facepipe.store import LocalStore, locked
+from facepipe.threshold import calibrate
+from pipelines.progress import Progress
+from pipelines.search import format_results, search_photos
+
+__all__ = ["build_index", "format_results", "search_photos"]
+
+
+def build_index(
+    dataset: Dataset,
+    out: str,
+    settings: IndexSettings,
+    include: Include = "kept",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Put a dataset's faces into the gallery at ``out`` and return its manifest.
+
+    The manifest comes with ``version`` and with ``built``: False where the index in force was
+    made from the same tables and settings and all its bytes are right; then nothing is
+    written. The version before this one is kept, older ones are removed.
+
+    Raises DatasetNotFound before the first embed, StoreError where a step has not finished or
+    the tables do not belong together, UsageError for ``out`` = the dataset.
+    """
+    progress = progress or Progress(quiet=True)
+    if Path(out).resolve() == Path(dataset.uri).resolve():
+        raise UsageError(f"--out {out} is the dataset itself: give the index its own folder")
+    store = LocalStore(out)
+    plans = _finished_plans(dataset)
+    inputs = _inputs(dataset, plans, settings, include)
+    before = _in_force(store)
+    if before is not None and before[1].inputs == inputs and _intact(store, before[1]):
+        progress.say(f"index: nothing to do, {out} is up to date")
+        return _described(*before, built=False)
+    with locked(store):
+        store.sweep()
+        selection = _select(dataset, plans, include)
+        manifest = _write(store, dataset, selection, plans, inputs, settings, include)
+        version = ids.sha256_hex(manifest.to_json())
+        store.put(manifest_key(version), manifest.to_json())
+        store.put(CURRENT, f"{version}\n".encode())
+        _retire(store, [(version, manifest), *([before] if before else [])])
+    totals = manifest.totals
+    progress.say(f"index: {totals.indexed} of {totals.expected} faces in {out}")
+    return _described(version, manifest, built=True)
+
+
+def _described(version: str, manifest: Manifest, built: bool) -> dict[str, Any]:
+    return {"version": version, "built": built, **manifest.model_dump(mode="json")}
+
+
+# -- what it is made from ----------------------------------------------------------------
+
+
+def _finished_plans(dataset: Dataset) -> dict[str, str | None]:
+    """Return the plan ids of the steps that decide the gallery; clean may not have run yet."""
+    embed = dataset.step_of("embeddings")
+    plans: dict[str, str | None] = {}
+    for name, step in (("detect", "detect"), ("embed", embed), ("clean", "clean")):
+        plan = dataset.plan(step)
+        if plan is None and name != "clean":
+            raise DatasetNotFound(
+                f"{dataset.uri} has not been through {name}: run facepipe {name} or curate first"
+            )
+        if plan is not None and not dataset.finished(step):
+            raise StoreError(
+                f"{name} of {dataset.uri} has not finished: run the command that was interrupted "
+                "again, then this one"
+            )
+        plans[name] = plan.plan_id if plan is not None else None
+    return plans
+
+
+def _inputs(
+    dataset: Dataset, plans: dict[str, str | None], settings: IndexSettings, include: Include
+) -> str:
+    tables = ["faces", "embeddings", *(["decisions"] if plans["clean"] else [])]
+    files = {name: [f.sha256 for f in dataset.files(name)] for name in tables}
+    return ids.digest([INDEX_VERSION, plans, files, settings.model_dump(mode="json"), include])
+
+
+def _select(dataset: Dataset, plans: dict[str, str | None], include: Include) -> Selection:
+    return select_faces(
+        dataset.table("faces", FACE_COLUMNS),
+        dataset.table("embeddings", ["face_id", "vector"]),
+        dataset.table("decisions", DECISION_COLUMNS) if plans["clean"] else None,
+        include,
+    )
+
+
+# -- what is written ---------------------------------------------------------------------
+
+
+def _write(
+    store: LocalStore,
+    dataset: Dataset,
+    selection: Selection,
+    plans: dict[str, str | None],
+    inputs: str,
+    settings: IndexSettings,
+    include: Include,
+) -> Manifest:
+    """Calibrate, write the shard's files, and return the manifest that will name them."""
+    rows, vectors = selection.rows, selection.vectors_ND
+    identities = rows.column("identity_id").to_pylist()
+    threshold = calibrate(
+        vectors, identities, rows.column("uri").to_pylist(), fpir=settings.fpir, seed=settings.seed
+    )
+    codes, faiss_version = encode_vectors(vectors)
+    shard = _put_shard(store, {VECTORS: codes, ROWS: write_parquet(rows, GALLERY)}, len(rows))
+    model = dataset.current_model()
+    plan = dataset.plan(dataset.step_of("embeddings"))
+    embed = plan.basis.get("embed", {}) if plan is not None else {}
+    return Manifest(
+        inputs=inputs,
+        embedding=Embedding(model_id=model, flip=embed.get("flip"), dim=vectors.shape[1]),
+        dataset=Origin(plans=plans, include=include, by=selection.by),
+        totals=Totals(
+            expected=selection.expected,
+            indexed=len(rows),
+            left_out=dict(selection.left_out),
+            identities=len(set(identities) - {None}),
+        ),
+        faiss=faiss_version,
+        threshold=threshold,
+        shards=(shard,),
+    )
+
+
+def _put_shard(store: LocalStore, files: dict[str, bytes], rows: int) -> Shard:
+    described = {
+        name: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))
+        for name, data in files.items()
+    }
+    digest = ids.digest({name: file.sha256 for name, file in described.items()})
+    shard = Shard(name=digest[:NAME_CHARS], rows=rows, files=described)
+    for name, data in files.items():  # also where it is there already: it may be damaged
+        store.put(shard.key(name), data)
+    return shard
+
+
+# -- versions ----------------------------------------------------------------------------
+
+
+def _in_force(store: LocalStore) -> tuple[str, Manifest] | None:
+    """Return the version in force; None where there is none, or none that can be read."""
+    try:
+        return read_manifest(store)
+    except (CorruptData, DatasetNotFound):
+        return None
+
+
+def _intact(store: LocalStore, manifest: Manifest) -> bool:
+    try:
+        for shard in manifest.shards:
+            verify_shard(store, shard)
+    except CorruptData:
+        return False
+    return True
+
+
+def _retire(store: LocalStore, keep: list[tuple[str, Manifest]]) -> None:
+    """Remove versions and shards that neither the new version nor the one before it names."""
+    versions = {version[:NAME_CHARS] for version, _ in keep}
+    shards = {shard.name for _, manifest in keep for shard in manifest.shards}
+    for parent, names in (("versions", versions), ("shards", shards)):
+        for folder in sorted(store.path(parent).iterdir()):
+            if folder.name not in names:
+                shutil.rmtree(folder)
