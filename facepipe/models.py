@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from facepipe.errors import ModelUnreadable, UsageError
+from facepipe.onnx_channels import block_size, pad_channels
 from facepipe.onnx_graph import fix_size, input_shape, output_shape, parse, split_prelu
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -83,6 +84,9 @@ def open_model(
     fixed_px = shape[2] if shape[2] is not None and shape[2] == shape[3] else None
     if size_px is not None and fixed_px is None:
         model = fix_size(model, size_px, size_px)
+    block = block_size() if settings.device == "cpu" else None
+    if block is not None:
+        model = pad_channels(model, block)
     session = _session(model.SerializeToString(), name, settings)
     dims = output_shape(model)
     return Model(name=name, session=session, batch=shape[0], size_px=fixed_px, dim=dims[-1] or 0)
