@@ -12,7 +12,7 @@ from facepipe.errors import QuarantineExceeded
 from facepipe.models import require_device
 from facepipe.packs import Pack
 from facepipe.schema import PhotoStatus
-from facepipe.shards import Dataset
+from facepipe.shards import Dataset, open_dataset
 from facepipe.store import LocalStore, locked
 from pipelines import clean, dedup, detect, embed
 from pipelines.progress import Progress
@@ -49,7 +49,7 @@ def run(
     no pixels. Raises the errors of its steps, and StoreError where another run holds the
     dataset.
     """
-    dataset = Dataset(LocalStore(request.out))
+    dataset = _dataset(request)
     reports = []
     if "detect" in request.steps:  # a missing source must not leave an empty dataset behind
         _plan("detect", dataset, request)
@@ -67,7 +67,7 @@ def dry_run(request: Request) -> list[dict[str, Any]]:
 
     Writes nothing. Steps whose input does not exist yet say so with ``after``.
     """
-    dataset = Dataset(LocalStore(request.out))
+    dataset = _dataset(request)
     rows: list[dict[str, Any]] = []
     waiting: str | None = None
     for step in request.steps:
@@ -87,6 +87,13 @@ def dry_run(request: Request) -> list[dict[str, Any]]:
         )
         waiting = step if todo else None
     return rows
+
+
+def _dataset(request: Request) -> Dataset:
+    """Return the dataset; only detect may start a new one."""
+    if "detect" in request.steps:
+        return Dataset(LocalStore(request.out))
+    return open_dataset(request.out)
 
 
 def _plan(step: str, dataset: Dataset, request: Request) -> tuple[Job, Plan, list[ShardTask]]:

@@ -19,7 +19,7 @@ from facepipe.config import Settings
 from facepipe.decode import Decoded, DecodeSettings, decode
 from facepipe.dedup import perceptual_hash
 from facepipe.detect import Detector, DetectSettings, Faces
-from facepipe.errors import ModelMismatch
+from facepipe.errors import ModelMismatch, SourceNotFound
 from facepipe.models import ModelSettings
 from facepipe.packs import Pack
 from facepipe.quality import QualitySettings, labelled_face, mark, measure
@@ -264,6 +264,8 @@ def detect_plan(
     _same_detector(dataset, detector, pack)
     found = list_sources(sources, settings.sources)
     shards = extend(read_listing(dataset), found, settings.run.shard_photos)
+    if not shards:
+        raise SourceNotFound(f"no file below {', '.join(sources)}: give a folder with photos")
     tasks = [
         ShardTask(
             step=STEP,

@@ -55,7 +55,9 @@ def test_crops_are_insightfaces(assets: Path) -> None:
     picture = cv2.imread(str(assets / "photos/various/insightface_pkg__t1.jpg"))
     rng = np.random.default_rng(0)
     for _ in range(10):
-        points = TEMPLATE_XY_PX * rng.uniform(0.4, 3) + rng.uniform(0, 300, 2) + rng.normal(0, 2, (5, 2))
+        points = (
+            TEMPLATE_XY_PX * rng.uniform(0.4, 3) + rng.uniform(0, 300, 2) + rng.normal(0, 2, (5, 2))
+        )
         points = points.astype(np.float32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -43,7 +43,9 @@ def test_a_photo_without_faces(pack: Pack) -> None:
     assert len(found) == 0 and found.boxes_N4.shape == (0, 4)
 
 
-@pytest.mark.parametrize("shape", [(250, 250), (480, 640), (640, 480), (1000, 37), (1, 900), (7, 7)])
+@pytest.mark.parametrize(
+    "shape", [(250, 250), (480, 640), (640, 480), (1000, 37), (1, 900), (7, 7)]
+)
 def test_the_letterbox_is_insightfaces(shape: tuple[int, int]) -> None:
     import cv2
 
@@ -68,7 +70,9 @@ def test_the_padded_pass_finds_what_fills_the_frame(assets: Path) -> None:
     import cv2
 
     real = find_pack(str(assets / "models/insightface_pack"))
-    photo = cv2.imread(str(assets / "photos/various/facenet-pytorch__test_images__angelina_jolie__1.jpg"))
+    photo = cv2.imread(
+        str(assets / "photos/various/facenet-pytorch__test_images__angelina_jolie__1.jpg")
+    )
     (whole,) = detector(real).find([photo])
     x1, y1, x2, y2 = (int(v) for v in whole.boxes_N4[0])
     tight = np.ascontiguousarray(photo[max(y1, 0) : y2, max(x1, 0) : x2])

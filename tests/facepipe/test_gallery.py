@@ -60,7 +60,8 @@ def vectors(*face_ids: str, without: Sequence[str] = (), scale: float = 1.0) -> 
         for face in face_ids
     ]
     kind = embeddings(DIM, "m").field("vector").type
-    return pa.table({"face_id": list(face_ids), "vector": pa.array(rows, kind)})
+    face_column = pa.array(face_ids, pa.string())
+    return pa.table({"face_id": face_column, "vector": pa.array(rows, kind)})
 
 
 def test_decisions_choose_name_and_account() -> None:

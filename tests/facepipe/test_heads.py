@@ -23,7 +23,10 @@ class _Session:
         return [type("Input", (), {"name": "input", "shape": [1, 3, SIDE, SIDE]})]
 
     def get_outputs(self) -> list[Any]:
-        return [type("Output", (), {"name": str(i), "shape": list(o.shape)}) for i, o in enumerate(self.outputs)]
+        return [
+            type("Output", (), {"name": str(i), "shape": list(o.shape)})
+            for i, o in enumerate(self.outputs)
+        ]
 
     def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         return self.outputs

@@ -82,7 +82,9 @@ def test_bad_descriptions_are_refused(tmp_path: Path, text: str, message: str) -
         find_pack(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["builtin", "models:/face@champion", "./nowhere/pack", "x.onnx", ""])
+@pytest.mark.parametrize(
+    "name", ["builtin", "models:/face@champion", "./nowhere/pack", "x.onnx", ""]
+)
 def test_packs_that_are_not_there(name: str) -> None:
     with pytest.raises(ModelNotFound):
         find_pack(name)
@@ -181,7 +183,9 @@ def recogniser(folder: Path, **settings: object) -> Recogniser:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 50])
-def test_any_batch_gives_the_same_vectors(tmp_path: Path, crops: list[np.ndarray], batch: int) -> None:
+def test_any_batch_gives_the_same_vectors(
+    tmp_path: Path, crops: list[np.ndarray], batch: int
+) -> None:
     expected = recogniser(tmp_path, batch=2).embed(crops)
     assert expected.shape == (7, 192) and expected.dtype == np.float32
     np.testing.assert_allclose(recogniser(tmp_path, batch=batch).embed(crops), expected, atol=1e-6)
@@ -207,7 +211,9 @@ def test_mean_and_std_of_each_colour(crops: list[np.ndarray]) -> None:
     expected = [(red - 123.675) / 58.395, (green - 116.28) / 57.12, (blue - 103.53) / 57.375]
     np.testing.assert_allclose(blob[0, :, 10, 20], expected, rtol=1e-5)
     plain = crop_blob(crops[:1], RecogniserSpec(file="x"))
-    np.testing.assert_allclose(plain[0, :, 10, 20], (np.array([red, green, blue]) - 127.5) / 127.5, rtol=1e-5)
+    np.testing.assert_allclose(
+        plain[0, :, 10, 20], (np.array([red, green, blue]) - 127.5) / 127.5, rtol=1e-5
+    )
 
 
 def test_normalising() -> None:

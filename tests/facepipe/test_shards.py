@@ -53,7 +53,12 @@ def test_vectors_keep_their_type_and_model(tmp_path: Path) -> None:
     schema = embeddings(4, "m1")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4)
     table = pa.Table.from_arrays(
-        [pa.array(["a", "b", "c"]), column, pa.array([1.0] * 3, pa.float32()), pa.array(["ok"] * 3)],
+        [
+            pa.array(["a", "b", "c"]),
+            column,
+            pa.array([1.0] * 3, pa.float32()),
+            pa.array(["ok"] * 3),
+        ],
         schema=schema,
     )
     (tmp_path / "e.parquet").write_bytes(write_parquet(table, schema))

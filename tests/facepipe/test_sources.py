@@ -31,9 +31,17 @@ def test_every_file_once_sorted_with_size_and_time(tmp_path: Path) -> None:
 def test_labels_are_the_first_folder(tmp_path: Path) -> None:
     for name in ("ann/1.jpg", "ann/old/2.jpg", "bob/1.jpg", "loose.jpg"):
         touch(tmp_path / name)
-    found = {Path(e.uri).relative_to(tmp_path).as_posix(): e for e in list_sources([str(tmp_path)], FOLDER)}
+    found = {
+        Path(e.uri).relative_to(tmp_path).as_posix(): e
+        for e in list_sources([str(tmp_path)], FOLDER)
+    }
     labels = {name: e.source_label for name, e in found.items()}
-    assert labels == {"ann/1.jpg": "ann", "ann/old/2.jpg": "ann", "bob/1.jpg": "bob", "loose.jpg": None}
+    assert labels == {
+        "ann/1.jpg": "ann",
+        "ann/old/2.jpg": "ann",
+        "bob/1.jpg": "bob",
+        "loose.jpg": None,
+    }
 
 
 def test_two_roots_that_disagree_on_a_label_are_refused(tmp_path: Path) -> None:

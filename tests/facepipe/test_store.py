@@ -28,7 +28,9 @@ def test_only_the_first_put_if_absent_wins(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for turn in range(100):
         with ThreadPoolExecutor(4) as pool:
-            won = list(pool.map(lambda n, t=turn: store.put_if_absent(f"c/{t}", b"%d" % n), range(4)))
+            won = list(
+                pool.map(lambda n, t=turn: store.put_if_absent(f"c/{t}", b"%d" % n), range(4))
+            )
         assert sum(won) == 1
         assert store.get(f"c/{turn}") == b"%d" % won.index(True)
     assert store.list(TEMPORARY) == []
