@@ -41,7 +41,9 @@ class AlignSettings(BaseModel):
     )
 
 
-def similarity_transform(points_xy: NDArray[np.floating], target_xy: NDArray[np.floating]) -> NDArray[np.float64]:
+def similarity_transform(
+    points_xy: NDArray[np.floating], target_xy: NDArray[np.floating]
+) -> NDArray[np.float64]:
     """Return the 2 x 3 matrix of the rotation, scale and shift that best maps points to target.
 
     Least squares over the points, without reflection. Shapes N x 2, float; result float64.

@@ -118,7 +118,7 @@ class LabelledFaces:
         sums_LD = self.sums(member_N)
         square_L = np.einsum("ld,ld->l", sums_LD, sums_LD).astype(np.float64)
         count_L = np.bincount(self.label_N, member_N, minlength=self.labels)
-        others_N = count_L[self.label_N] - member_N
+        others_N: Float = count_L[self.label_N].astype(np.float64) - member_N
         dot_N = np.empty(len(self.label_N), np.float64)
         for rows, vectors_BD in self._widened():
             dot_N[rows] = np.einsum("nd,nd->n", vectors_BD, sums_LD[self.label_N[rows]])

@@ -103,9 +103,7 @@ def write_parquet(table: pa.Table, schema: pa.Schema) -> bytes:
     if table.schema.names != schema.names:
         raise CorruptData(f"columns {table.schema.names} are not those of {schema.names}")
     table = table.cast(schema)
-    compression = {
-        _leaf_path(f): "NONE" if f.name in INCOMPRESSIBLE else "ZSTD" for f in schema
-    }
+    compression = {_leaf_path(f): "NONE" if f.name in INCOMPRESSIBLE else "ZSTD" for f in schema}
     sink = io.BytesIO()
     pq.write_table(
         table,
@@ -120,7 +118,9 @@ def write_parquet(table: pa.Table, schema: pa.Schema) -> bytes:
 
 def _leaf_path(column: pa.Field) -> str:
     """Return a column's name as Parquet spells it for its compression setting."""
-    return f"{column.name}.list.element" if pa.types.is_fixed_size_list(column.type) else column.name
+    return (
+        f"{column.name}.list.element" if pa.types.is_fixed_size_list(column.type) else column.name
+    )
 
 
 def write_shard(

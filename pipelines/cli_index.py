@@ -44,8 +44,9 @@ def build(
 
     settings = settings_of(config, set_).index
     where = out or f"{dataset}/index"
-    include = "all" if all_faces else "kept"
-    manifest = build_index(open_dataset(dataset), where, settings, include=include)
+    manifest = build_index(
+        open_dataset(dataset), where, settings, include="all" if all_faces else "kept"
+    )
     if json:
         print_json(manifest)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,11 +105,9 @@ def _plan(step: str, dataset: Dataset, request: Request) -> tuple[Job, Plan, lis
         if step == "detect":
             return detect.detect_plan(dataset, request.sources, request.pack, settings)
         return embed.embed_plan(dataset, request.pack, settings)
-    plan: Callable[..., tuple[Job, Plan, list[ShardTask]]] = {
-        "dedup": dedup.dedup_plan,
-        "clean": clean.clean_plan,
-    }[step]
-    return plan(dataset, settings)
+    if step == "dedup":
+        return dedup.dedup_plan(dataset, settings)
+    return clean.clean_plan(dataset, settings)
 
 
 def _before(step: str, dataset: Dataset, request: Request, tasks: Sequence[ShardTask]) -> None:

@@ -1,4 +1,4 @@
-"""Every face of a dataset with what became of it, and the few crops that a report shows.
+"""Every face of a dataset with what became of it, for the report.
 
 All faces are held without their crops, in the order of (face_id, uri, member); a row number
 below means that order. Legend: N faces.
@@ -6,20 +6,16 @@ below means that order. Legend: N faces.
 
 from __future__ import annotations
 
-import base64
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from facepipe.align import decode_crop
 from facepipe.schema import FACES, Decision, FaceStatus, Reason
 from facepipe.shards import STEP_OF_TABLE, Dataset
 
@@ -39,20 +35,19 @@ _MEASURES = (
 )
 _DECIDED = ("decision", "reason", "identity_id", "confidence", "evidence", "similarity")
 _TAKEN_AWAY = {Decision.DROP, Decision.DUPLICATE}
-SHOT_PX = 96
-SHOTS_BYTES = 3_600_000  # of JPEG; in base64 4.8 MB, which leaves a page under 6 MB
-JPEG_QUALITIES = (80, 70, 60, 50, 40, 30, 20, 10)  # the first that fits in SHOTS_BYTES
-TITLE_CHARS, PATH_CHARS = 120, 240
 
 
 class Stage(StrEnum):
     """Where in the funnel a face goes out; ``kept`` is its end."""
 
     QUALITY = "quality"
-    VECTOR = "vector"
     DUPLICATE = "duplicate"
+    VECTOR = "vector"
     CLEAN = "clean"
     KEPT = "kept"
+
+
+UNDECIDED = "undecided"  # kept for want of a clean step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -61,9 +56,6 @@ class Fate:
 
     stage: Stage
     reason: str
-
-
-KEPT = Fate(stage=Stage.KEPT, reason="kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +71,7 @@ class FaceRows:
     fate_N: Int64  # index into fates
 
     def __len__(self) -> int:
+        """Return how many faces there are."""
         return len(self.fate_N)
 
     def numbers(self, column: str) -> NDArray[np.float64]:
@@ -94,6 +87,11 @@ class FaceRows:
         """Return the rows that met a fate."""
         code = self.fates.index(fate) if fate in self.fates else -1
         return np.flatnonzero(self.fate_N == code)
+
+    def kept(self) -> Bool:
+        """Tell which rows are kept, whatever the reason."""
+        codes = [i for i, fate in enumerate(self.fates) if fate.stage is Stage.KEPT]
+        return np.isin(self.fate_N, codes)
 
     def counts(self) -> dict[Fate, int]:
         """Return how many faces met each fate, most first, then by name."""
@@ -206,7 +204,7 @@ def _fate(
 ) -> Fate:
     """Return the first loss that applies; the last step that has run decides who is kept."""
     if decision is not None and decision not in _TAKEN_AWAY:
-        return KEPT
+        return Fate(stage=Stage.KEPT, reason=str(reason))
     if status != FaceStatus.OK:
         return Fate(stage=Stage.QUALITY, reason=str(status))
     if reason == Reason.NO_VECTOR:
@@ -217,95 +215,4 @@ def _fate(
         return Fate(stage=Stage.CLEAN, reason=str(reason))
     if duplicate == Decision.DUPLICATE:
         return Fate(stage=Stage.DUPLICATE, reason=str(duplicate_reason))
-    return KEPT
-
-
-# -- what is shown of a face -------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shot:
-    """One face as the page shows it; ``source`` is a data URI, empty where there is none."""
-
-    source: str
-    face_id: str
-    label: str
-    path: str
-    similarity: float | None
-    measures: str
-
-
-def shown(text: str | None, limit: int = TITLE_CHARS) -> str:
-    """Return text without control or direction characters, its middle cut out over ``limit``.
-
-    A folder name can hold anything: a right-to-left override would turn the text after it.
-    """
-    if text is None:
-        return ""
-    clean = "".join("�" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
-    if len(clean) <= limit:
-        return clean
-    return f"{clean[: limit // 2]} … {clean[-(limit - limit // 2 - 3) :]}"
-
-
-def place_of(row: Mapping[str, Any]) -> str:
-    """Return the path of a photo, with its name inside an archive."""
-    member = f" / {row['member']}" if row["member"] else ""
-    return shown(f"{row['uri']}{member}", PATH_CHARS)
-
-
-def read_shots(dataset: Dataset, faces: FaceRows, rows: Iterable[int]) -> dict[int, Shot]:
-    """Return the faces of some rows to look at; reads only the shards that have them."""
-    wanted = sorted(set(rows))
-    records = faces.records(wanted)
-    pictures = _small_pictures(dataset, records)
-    return {
-        row: _shot(record, picture)
-        for row, record, picture in zip(wanted, records, _jpegs(pictures), strict=True)
-    }
-
-
-def _small_pictures(
-    dataset: Dataset, records: Sequence[Mapping[str, Any]]
-) -> list[NDArray[np.uint8] | None]:
-    files = dataset.files("faces")
-    of_file: dict[int, list[int]] = {}
-    for i, record in enumerate(records):
-        of_file.setdefault(record["file"], []).append(i)
-    pictures: list[NDArray[np.uint8] | None] = [None] * len(records)
-    for file, places in of_file.items():
-        crops = dataset.read(files[file], ["crop"])["crop"]  # one shard at a time
-        for i in places:
-            crop = decode_crop(crops[records[i]["row"]].as_py())
-            if crop is not None:
-                small = cv2.resize(crop, (SHOT_PX, SHOT_PX), interpolation=cv2.INTER_AREA)
-                pictures[i] = np.asarray(small, np.uint8)
-    return pictures
-
-
-def _jpegs(pictures: Sequence[NDArray[np.uint8] | None]) -> list[bytes]:
-    """Return pictures as JPEG (empty for none), as good as the page's size allows."""
-    for quality in JPEG_QUALITIES:
-        encoded = [b"" if p is None else _jpeg(p, quality) for p in pictures]
-        if sum(map(len, encoded)) <= SHOTS_BYTES:
-            return encoded
-    return encoded
-
-
-def _jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-    ok, data = cv2.imencode(".jpg", picture, flags)
-    return bytes(data.tobytes()) if ok else b""
-
-
-def _shot(row: Mapping[str, Any], jpeg: bytes) -> Shot:
-    score, eyes, yaw = row["det_score"], row["eye_distance_px"], row["yaw_deg"]
-    return Shot(
-        source=f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else "",
-        face_id=shown(row["face_id"]),
-        label=shown(row["source_label"]),
-        path=place_of(row),
-        similarity=row["decisions.similarity"],
-        measures=f"score {score:.2f}, eyes {eyes:.0f} px apart, yaw {yaw:.0f}°, "
-        f"sharpness {row['sharpness']:.0f}, brightness {row['brightness']:.0f}",
-    )
+    return Fate(stage=Stage.KEPT, reason=UNDECIDED)

@@ -19,6 +19,7 @@ Float = NDArray[np.float64]
 WIDTH, LEFT, RIGHT = 400.0, 46.0, 388.0  # SVG units; a unit is about a CSS pixel
 TOP, UP_PX, DOWN_PX, FOOT_PX = 26.0, 120.0, 64.0, 40.0
 BINS = 48
+MINUS = "\u2212"  # as wide as a plus, where a hyphen is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,8 @@ class Axis:
     unit: str
     low: float | None = None
     high: float | None = None
+    step: float | None = None  # between ticks
     log: bool = False
-    note: str = ""  # how to read it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ def histogram(axis: Axis, groups: Sequence[Group], lines: Sequence[Line] = ()) -
         return None
     scale = _Scale.of(axis, seen)
     base = TOP + UP_PX
-    bars = []
+    bars: list[Bars] = []
     for group, values, reach in zip(groups, finite, (-UP_PX, DOWN_PX), strict=False):
         if len(values) or not bars:
             bars.append(_bars(group, values, scale, base, reach))
@@ -125,6 +126,7 @@ class _Scale:
 
     low: float
     high: float
+    step: float
     log: bool
 
     @classmethod
@@ -135,7 +137,7 @@ class _Scale:
             steps = [m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5)]
             low = max((s for s in steps if s <= low), default=float(low))
             high = min((s for s in steps if s > max(high, low)), default=float(high))
-            return cls(low=axis.low or low, high=axis.high or high, log=True)
+            return cls(low=low, high=high, step=0.0, log=True)
         low = float(values_N.min()) if axis.low is None else axis.low
         high = float(values_N.max()) if axis.high is None else axis.high
         step = _step(high - low, 10)
@@ -143,7 +145,8 @@ class _Scale:
             low = step * math.floor(low / step)
         if axis.high is None:
             high = step * math.ceil(high / step)
-        return cls(low=low, high=high if high > low else low + step, log=False)
+        high = high if high > low else low + step
+        return cls(low=low, high=high, step=axis.step or _step(high - low, 6), log=False)
 
     def along(self, values_N: Float) -> Float:
         """Return places from 0 to 1; what lies beyond the axis is put on its end."""
@@ -157,13 +160,15 @@ class _Scale:
 
     def ticks(self) -> list[float]:
         if self.log:
-            exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            exponents = range(
+                math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1
+            )
             multiples = (1, 2, 5) if len(exponents) <= 4 else (1,)
             values = [m * 10.0**e for e in exponents for m in multiples]
         else:
-            step = _step(self.high - self.low, 6)
-            first = math.ceil(round(self.low / step, 6))
-            values = [step * k for k in range(first, math.floor(round(self.high / step, 6)) + 1)]
+            first = math.ceil(round(self.low / self.step, 6))
+            last = math.floor(round(self.high / self.step, 6))
+            values = [self.step * k for k in range(first, last + 1)]
         slack = 1e-9 * abs(self.high)
         return [v for v in values if self.low - slack <= v <= self.high + slack]
 
@@ -191,14 +196,18 @@ def _bars(group: Group, values: Float, scale: _Scale, base: float, reach: float)
         ticks=tuple(Tick(at=round(base + reach * m / top, 1), text=number(m)) for m in marks),
         count=len(values),
         missing=len(group.values_N) - len(values),
-        summary=_summary(values),
+        summary=_summary(values, scale),
     )
 
 
-def _summary(values: Float) -> str:
+def _summary(values: Float, scale: _Scale) -> str:
+    """Return median and spread in words, to a thousandth of what the axis shows."""
     if len(values) == 0:
         return ""
-    low, middle, high = (number(round_to(float(v), 3)) for v in np.quantile(values, (0.05, 0.5, 0.95)))
+    places = 2 - math.floor(math.log10(scale.high - scale.low))
+    quantiles = [float(v) for v in np.quantile(values, (0.05, 0.5, 0.95))]
+    rounded = [round_to(v, 3) if scale.log else round(v, max(0, places)) for v in quantiles]
+    low, middle, high = (number(v) for v in rounded)
     return f"median {middle}, nine in ten between {low} and {high}"
 
 
@@ -228,7 +237,7 @@ def number(value: float) -> str:
     """Return a number as people write it: 12,345 or 0.25 or -30, with a true minus sign."""
     rounded = round(value, 6)
     text = f"{rounded:,.0f}" if rounded == round(rounded) else f"{rounded:,.6f}".rstrip("0")
-    return text.replace("-", "−")  # noqa: RUF001 - the minus sign is meant
+    return text.replace("-", MINUS)
 
 
 def percent(part: float, whole: float) -> float:

@@ -91,11 +91,11 @@ def test_packs_that_are_not_there(name: str) -> None:
 
 
 def test_an_empty_folder_and_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="no .onnx file"):
+    with pytest.raises(ModelNotFound, match=r"no .onnx file"):
         find_pack(str(tmp_path))
     (tmp_path / "pack.yaml").write_text("recogniser: {file: gone.onnx}")
     pack = find_pack(str(tmp_path))
-    with pytest.raises(ModelNotFound, match="gone.onnx"):
+    with pytest.raises(ModelNotFound, match=r"gone.onnx"):
         pack.digest(pack.need_recogniser())
 
 
@@ -162,7 +162,7 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
     require_device(CPU)
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("CUDA is there")
-    with pytest.raises(UsageError, match="models.device=cpu"):
+    with pytest.raises(UsageError, match=r"models.device=cpu"):
         require_device(ModelSettings(device="cuda"))
 
 

@@ -62,7 +62,7 @@ def test_whole_blocks_and_the_same_answers(channels: int, padded: int) -> None:
     assert shapes["w1"] == [padded, 3, 3, 3] and shapes["w3"] == [5, padded, 1, 1]
     x = np.random.default_rng(0).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
     np.testing.assert_allclose(answers(after, x)[0], answers(model, x)[0], atol=1e-5)
-    assert [list(t.dims) for t in model.graph.initializer][0] == [channels, 3, 3, 3]
+    assert list(model.graph.initializer[0].dims) == [channels, 3, 3, 3]
 
 
 def test_shared_weights_are_left_alone() -> None:
