@@ -67,7 +67,8 @@ def test_unit_rows_leaves_its_input_alone_and_zero_at_zero() -> None:
 
 def embeddings(ids: list[str], vectors: list[list[float] | None]) -> pa.Table:
     rows = [None if v is None else np.array(v, np.float16) for v in vectors]
-    return pa.table({"face_id": ids, "vector": pa.array(rows, pa.list_(pa.float16(), 2))})
+    columns = [pa.array(ids, pa.string()), pa.array(rows, pa.list_(pa.float16(), 2))]
+    return pa.table(columns, names=["face_id", "vector"])
 
 
 def test_vectors_are_found_by_face_over_chunks_slices_nulls_and_repeats() -> None:

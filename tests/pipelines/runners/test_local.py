@@ -127,7 +127,7 @@ def alive(pid: int) -> bool:
 
 def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
     code = (
-        "import sys; from tests.pipelines import test_local as t\n"
+        "import sys; from tests.pipelines.runners import test_local as t\n"
         "if __name__ == '__main__':\n"
         " with t.LocalRunner(2) as r:\n"
         "  r.map(t.Job(sys.argv[1]), t.tasks(a=['x'], b=['x']), lambda *_: None)\n"
@@ -135,7 +135,7 @@ def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
     )
     script = tmp_path / "driver.py"
     script.write_text(code)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     driver = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)],
         stdin=subprocess.PIPE,
