@@ -4,7 +4,7 @@
 PReLU(x) = s x + (1 - s) ReLU(x), with the two products as 1 x 1 depthwise convolutions:
 onnxruntime has no PReLU in its blocked NCHWc layout, so that each one costs two reorders and
 a slow broadcast; what takes its place stays in the layout. MobileFaceNet-512d goes 1.55
-times as fast and its embeddings move by less than 3e-6 (benchmarks/bench_recogniser.py).
+times as fast and its embeddings move by less than 3e-6 (benchmarks/bench_models.py).
 """
 
 from __future__ import annotations

@@ -106,7 +106,8 @@ def _gallery_and_report(
 
             made["index"] = os.path.join(request.out, "index")  # noqa: PTH118
             manifest = build_index(dataset, made["index"], request.settings.index)
-            say(f"index: {manifest['totals']['indexed']} faces in {made['index']}")
+            done = "" if manifest["built"] else "nothing to do, "
+            say(f"index: {done}{manifest['totals']['indexed']} faces in {made['index']}")
         if report:
             from pipelines.report import write_report
 

@@ -51,8 +51,9 @@ def build(
         print_json(manifest)
         return
     totals, threshold = manifest["totals"], manifest["threshold"]
+    done = "" if manifest["built"] else "nothing to do: "
     typer.echo(
-        f"{totals['indexed']} of {totals['expected']} faces in {where}; "
+        f"{done}{totals['indexed']} of {totals['expected']} faces in {where}; "
         f"threshold {threshold['value']:.3f}"
     )
 

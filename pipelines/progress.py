@@ -20,7 +20,6 @@ class Progress:
         self._bar: Any = None
         self._step = ""
         self._done = 0
-        self._total = 0
         self._started = 0.0
 
     def __enter__(self) -> Progress:
@@ -43,10 +42,11 @@ class Progress:
 
     def begin(self, step: str, total: int, done: int) -> None:
         """Start a step of ``total`` items, ``done`` of them by an earlier run."""
-        self._step, self._total, self._done = step, total, 0
+        step = step.split("-")[0]  # embed-<model> is embed to a person
+        self._step, self._done = step, 0
         self._started = time.monotonic()
         if self._bars is not None:
-            unit = UNITS.get(step.split("-")[0], "items")
+            unit = UNITS.get(step, "items")
             self._bar = self._bars.add_task(step, total=total, completed=done, unit=unit, extra="")
 
     def advance(self, items: int, extra: str = "") -> None:
