@@ -38,12 +38,12 @@ def write_report(dataset: Dataset, out: str | None = None) -> Path:
     path = _checked(dataset, out)
     data = _page(dataset).encode("utf-8", "replace")
     root = dataset.store.root.resolve()
-    if path.resolve().is_relative_to(root):
-        dataset.store.put(path.resolve().relative_to(root).as_posix(), data)
-        return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if path.resolve().is_relative_to(root):
+            dataset.store.put(path.resolve().relative_to(root).as_posix(), data)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
     except OSError as error:
         raise StoreFull(f"cannot write {path} ({error.strerror}): choose another --out") from error
     return path
@@ -60,7 +60,7 @@ def _checked(dataset: Dataset, out: str | None) -> Path:
 
 
 def _page(dataset: Dataset) -> str:
-    if not dataset.files("photos"):
+    if not dataset.files("photos") and not dataset.finished("detect"):
         raise DatasetNotFound(
             f"{dataset.uri} has no photos yet: run facepipe curate PHOTOS --out {dataset.uri}"
         )
@@ -115,7 +115,7 @@ def _render(view: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "cosine": _cosine}
-    environment.filters |= {"seconds": _seconds, "sha256": _sha256}
+    environment.filters |= {"seconds": _seconds, "sha256": _sha256, "shown": shown}
     return environment.get_template("report.html.j2").render(view)
 
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from facepipe.schema import PhotoStatus, Reason
 from facepipe.shards import Dataset
 from pipelines.report_faces import FaceRows, Stage
@@ -45,7 +48,7 @@ class Photos:
     statuses: Counter[str] = field(default_factory=Counter)
     without_face: int = 0
     root: str = ""
-    failed: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+    failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # first by path
 
     @property
     def listed(self) -> int:
@@ -62,24 +65,30 @@ class Photos:
         """Return how many of those are damaged."""
         return self.statuses[PhotoStatus.SALVAGED]
 
+    def add_failed(self, rows: list[dict[str, Any]]) -> None:
+        """Remember rows without pixels, the first of each status."""
+        for row in rows:
+            self.failed.setdefault(row["status"], []).append(row)
+        for status, failed in self.failed.items():
+            failed.sort(key=lambda row: (row["uri"], row["member"] or ""))
+            self.failed[status] = failed[:FAILURE_ROWS]
+
 
 def read_photos(dataset: Dataset) -> Photos:
     """Read PHOTOS shard by shard; only counts and the first failures stay."""
     photos = Photos()
     ends: list[str] = []
     for file in dataset.files("photos"):
-        rows = dataset.read(file, ["uri", "member", "faces", "status", "error"]).to_pylist()
-        for row in rows:
-            photos.statuses[row["status"]] += 1
-            if row["status"] in _WITH_PIXELS:
-                photos.without_face += row["faces"] == 0
-            else:
-                key = f"{row['uri']}\0{row['member'] or ''}"
-                photos.failed.setdefault(row["status"], []).append((key, row))
-        for status, failed in photos.failed.items():
-            photos.failed[status] = sorted(failed, key=lambda pair: pair[0])[:FAILURE_ROWS]
-        uris = [row["uri"] for row in rows]
-        ends = [min([*uris, *ends]), max([*uris, *ends])] if uris else ends
+        table = dataset.read(file, ["uri", "member", "faces", "status", "error"])
+        if table.num_rows == 0:
+            continue
+        photos.statuses.update(table["status"].to_pylist())
+        pixels = pc.is_in(table["status"], value_set=pa.array(sorted(_WITH_PIXELS)))
+        faceless = pc.and_(pixels, pc.equal(table["faces"], 0))
+        photos.without_face += int(pc.sum(faceless).as_py() or 0)
+        photos.add_failed(table.filter(pc.invert(pixels)).to_pylist())
+        span = pc.min_max(table["uri"]).as_py()
+        ends = [min([span["min"], *ends]), max([span["max"], *ends])]
     photos.root = _common_folder(*ends) if ends else ""
     return photos
 
@@ -108,7 +117,7 @@ def failures(photos: Photos) -> list[Failure]:
         chosen = photos.failed[status][:quota]
         left -= len(chosen)
         examples = [
-            (place_of(row, photos.root), shown(row["error"], ERROR_CHARS)) for _, row in chosen
+            (place_of(row, photos.root), shown(row["error"], ERROR_CHARS)) for row in chosen
         ]
         found.append(
             Failure(

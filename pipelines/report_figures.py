@@ -235,7 +235,7 @@ def round_to(value: float, digits: int) -> float:
 
 def number(value: float) -> str:
     """Return a number as people write it: 12,345 or 0.25 or -30, with a true minus sign."""
-    rounded = round(value, 6)
+    rounded = round(value, 6) + 0.0  # no minus zero
     text = f"{rounded:,.0f}" if rounded == round(rounded) else f"{rounded:,.6f}".rstrip("0")
     return text.replace("-", MINUS)
 

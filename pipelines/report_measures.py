@@ -68,6 +68,11 @@ _MEASURES = (
         (("max_pitch_deg", 1), ("max_pitch_deg", -1)),
     ),
     (
+        "roll_deg",
+        Axis(title="Roll", unit="degrees, clockwise", low=-180.0, high=180.0, step=60.0),
+        (("max_roll_deg", 1), ("max_roll_deg", -1)),
+    ),
+    (
         "brightness",
         Axis(title="Brightness", unit="mean grey level", low=0.0, high=255.0),
         (("min_brightness", 1), ("max_brightness", 1)),
@@ -112,7 +117,8 @@ def step_times(dataset: Dataset) -> list[StepTime]:
     commits = {name: dataset.commits(name) for name in names}
     seconds = {name: total_seconds(c) for name, c in commits.items() if c}
     longest = max((sum(parts.values()) for parts in seconds.values()), default=0.0)
-    words = sorted({part for parts in seconds.values() for part in parts})
+    ordered = {name: sorted(p.items(), key=lambda p: (-p[1], p[0])) for name, p in seconds.items()}
+    words = list(dict.fromkeys(part for parts in ordered.values() for part, _ in parts))
     return [
         StepTime(
             step=name.replace("-", " ", 1),
@@ -120,7 +126,7 @@ def step_times(dataset: Dataset) -> list[StepTime]:
             rate=_rate(name, commits[name], sum(parts.values())),
             parts=tuple(
                 (part, s, percent(s, longest), words.index(part) % COLOURS)
-                for part, s in sorted(parts.items(), key=lambda p: (-p[1], p[0]))
+                for part, s in ordered[name]
             ),
         )
         for name, parts in seconds.items()

@@ -22,7 +22,7 @@ from pipelines.report_shots import shown
 
 DUPLICATE_GROUPS, GROUP_FACES = 40, 5
 MOVES = 40
-PEOPLE = 24
+PEOPLE = 30
 LABELS = 60  # names of labels without a dominant identity
 
 
@@ -50,7 +50,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """A label with how many of its faces were found and kept."""
+    """A label with how many faces are under it, or were moved there, and how many are kept."""
 
     name: str
     found: int
@@ -139,26 +139,25 @@ def _first_of_each(code_R: Int64, value_R: NDArray[np.float64]) -> Int64:
 
 def people(faces: FaceRows, cleaned: bool) -> tuple[list[Person], int]:
     """Return the labels with most kept faces, and how many labels have one."""
-    column = "decisions.identity_id" if cleaned else "source_label"
-    names, person_N = faces.values(column)
-    labels, label_N = faces.values("source_label")
-    found = dict(
-        zip(labels, np.bincount(label_N[label_N >= 0], minlength=len(labels)), strict=True)
-    )
+    names, person_N = faces.values("decisions.identity_id" if cleaned else "source_label")
     rows = np.flatnonzero(faces.kept() & (person_N >= 0))
     kept_P = np.bincount(person_N[rows], minlength=len(names))
     best = rows[_first_of_each(person_N[rows], _typical(faces)[rows])]
-    order = np.lexsort((person_N[best], -kept_P[person_N[best]]))
-    chosen = [
-        Person(
-            name=shown(names[person_N[row]]),
-            found=int(found.get(names[person_N[row]], 0)),
-            kept=int(kept_P[person_N[row]]),
-            row=int(row),
+    chosen = best[np.lexsort((person_N[best], -kept_P[person_N[best]]))][:PEOPLE]
+    own_N = ~faces.equal("status", FaceStatus.BYSTANDER)
+    found = []
+    for row in chosen.tolist():
+        name = names[person_N[row]]
+        of_label_N = own_N & faces.equal("source_label", name)
+        found.append(
+            Person(
+                name=shown(name),
+                found=int((of_label_N | (person_N == person_N[row])).sum()),
+                kept=int(kept_P[person_N[row]]),
+                row=row,
+            )
         )
-        for row in best[order][:PEOPLE]
-    ]
-    return chosen, len(best)
+    return found, len(best)
 
 
 def labels_without_dominant(faces: FaceRows) -> tuple[list[tuple[str, int]], int]:

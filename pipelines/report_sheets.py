@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from facepipe.schema import FaceStatus, Reason
 from pipelines.report_faces import UNDECIDED, FaceRows, Fate, Int64, Stage
 
-SHEET_FACES = 48
+SHEET_FACES = 40
 
 Settings = Mapping[str, Any]
 

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from facepipe.align import decode_crop
 from facepipe.shards import Dataset
 from pipelines.report_faces import FaceRows
+from pipelines.report_figures import number
 
 SHOT_PX = 96
-SHOTS_BYTES = 3_600_000  # of JPEG; in base64 4.8 MB, which leaves a page under 6 MB
+SHOTS_BYTES = 3_000_000  # of JPEG, 4 MB in base64: a page stays under 6 MB with any text
 JPEG_QUALITIES = (80, 70, 60, 50, 40, 30, 20, 10)  # the first that fits in SHOTS_BYTES
+_DIRECTION = {
+    chr(c) for c in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 TITLE_CHARS, PATH_CHARS = 120, 240
 
 
@@ -42,10 +46,14 @@ def shown(text: str | None, limit: int = TITLE_CHARS) -> str:
     """
     if text is None:
         return ""
-    clean = "".join("�" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
+    clean = "".join("\ufffd" if _misleads(c) else c for c in text)
     if len(clean) <= limit:
         return clean
     return f"{clean[: limit // 2]} … {clean[-(limit - limit // 2 - 3) :]}"
+
+
+def _misleads(character: str) -> bool:
+    return character in _DIRECTION or unicodedata.category(character) in {"Cc", "Cs"}
 
 
 def place_of(row: Mapping[str, Any], root: str) -> str:
@@ -110,6 +118,6 @@ def _shot(row: Mapping[str, Any], jpeg: bytes, root: str) -> Shot:
         path=place_of(row, root),
         file=shown(str(row["member"] or row["uri"]).rpartition("/")[2]),
         similarity=row["decisions.similarity"],
-        measures=f"score {score:.2f}, eyes {eyes:.0f} px apart, yaw {yaw:.0f}°, "
+        measures=f"score {score:.2f}, eyes {eyes:.0f} px apart, yaw {number(round(yaw))}°, "
         f"sharpness {row['sharpness']:.0f}, brightness {row['brightness']:.0f}",
     )

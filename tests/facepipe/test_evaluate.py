@@ -259,13 +259,20 @@ def test_average_precision_worked_by_hand(
 
 
 def test_small_faces_are_neither_hits_nor_misses() -> None:
-    truth = [[FACE, TINY]]
-    seen = average_precision([[FACE, TINY, TINY]], [[0.5, 0.9, 0.8]], truth, min_size_px=10)
+    truth, stray = [[FACE, TINY]], [400.0, 400, 406, 406]
+    seen = average_precision(
+        [[FACE, TINY, TINY, stray]], [[0.5, 0.9, 0.8, 0.7]], truth, min_size_px=10
+    )
     unseen = average_precision([[FACE]], [[0.5]], truth, min_size_px=10)
     assert seen.ap == unseen.ap == 1.0
     assert (seen.faces, seen.ignored, len(seen.precision)) == (1, 1, 1)
-    counted = average_precision([[FACE]], [[0.5]], truth, min_size_px=9)
-    assert (counted.ap, counted.faces, counted.ignored) == (0.5, 2, 0)
+    counted = average_precision([[FACE, stray]], [[0.5, 0.9]], truth, min_size_px=6)
+    assert (counted.ap, counted.faces, counted.ignored) == (0.25, 2, 0)
+
+
+def test_a_small_box_on_a_face_that_counts_is_a_hit() -> None:
+    face, box = [0.0, 0, 12, 12], [0.0, 0, 12, 8]
+    assert average_precision([[box]], [[0.5]], [[face]], min_size_px=11).ap == 1.0
 
 
 def test_photos_are_ranked_together() -> None:
@@ -281,9 +288,7 @@ def test_without_a_face_there_is_no_average_precision() -> None:
 
 # --- clusterings
 
-clusterings = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(-1, 4)), min_size=1, max_size=25
-)
+clusterings = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 4)), min_size=1, max_size=25)
 
 
 @given(clusterings)
