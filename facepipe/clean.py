@@ -72,13 +72,14 @@ def clean_faces(
     - >= 0.5: keep/same_person. Lower: relabel/other_identity where another label's centre
       makes at least ``relabel_confidence`` of the probability, else drop/outlier.
     - The only usable face of a label, or the only one left: keep/single.
-    - A label in which no two faces agree, or in which a second identity is as large as the
-      first, has no dominant one: its faces are drop/no_dominant. But of just two nobody can
-      say which is wrong: both stay, keep/no_dominant, with their probability as weight.
+    - A label in which no two faces agree, or fewer than a tenth, or in which a second
+      identity is as large as the first, has no dominant one: its faces are drop/no_dominant.
+      But of just two nobody can say which is wrong: both stay, keep/no_dominant, with their
+      probability as weight.
 
     confidence is the probability of the decision. weight is that of the identity, times
     the share of the crop's resolution that the photo had (eye distance over the
-    template's); 0 where the face has no identity, or is dropped or a duplicate.
+    template's); of an unlabelled face that share alone; 0 where dropped or a duplicate.
     """
     faces, duplicates = _aligned(faces, duplicates)
     vector_R = vector_rows(faces.column("face_id"), embeddings)

@@ -36,20 +36,24 @@ def average_precision(
     min_size_px: float = 0.0,
     min_iou: float = 0.5,
 ) -> DetectionScore:
-    """Return the all-point average precision of detections over photos, as WIDER FACE does.
+    """Return the all-point average precision of detections over photos.
 
     boxes, scores, truth: one entry a photo, (N, 4), (N,), (M, 4), in one scale. From the
     highest score down each detection goes to the labelled face it overlaps most, where
-    IoU >= min_iou; the second one on a face, and one on no face, is a false alarm. A
-    labelled face whose longer side is under min_size_px, and every detection on it, is
-    neither hit nor miss. Ties in score keep the order given. AP is the area under the
-    precision envelope (VOC 2010, WIDER's voc_ap); NaN where no labelled face counts.
+    IoU >= min_iou; the second one on a face, and one on no face, is a false alarm, as WIDER
+    FACE has it. Ties in score keep the order given. AP is the area under the precision
+    envelope (VOC 2010, WIDER's voc_ap); NaN where no labelled face counts.
+
+    A face of less than min_size_px (the root of its box's area) is neither hit nor miss,
+    labelled or not: such a label does not count, nor does a detection on one, nor a
+    detection of that size on no face, as COCO has it for its ranges of area. (WIDER counts
+    the last as false alarms, though it leaves many of the smallest faces unlabelled.)
     """
     kinds = [
         _match(_box_array(b), np.asarray(s, np.float64), _box_array(t), min_size_px, min_iou)
         for b, s, t in zip(boxes, scores, truth, strict=True)
     ]
-    sizes = [_longer_side(_box_array(t)) for t in truth]
+    sizes = [_size(_box_array(t)) for t in truth]
     ignored = int(sum((size < min_size_px).sum() for size in sizes))
     faces = sum(map(len, sizes)) - ignored
     score_N = np.concatenate([np.empty(0), *(np.asarray(s, np.float64) for s in scores)])
@@ -75,11 +79,11 @@ def _match(
     boxes_N4: Float, score_N: Float, truth_M4: Float, min_size_px: float, min_iou: float
 ) -> Int:
     """Return 1 for a hit, 0 for a false alarm, -1 for a detection that does not count."""
-    kind_N = np.zeros(len(boxes_N4), np.int64)
+    kind_N = np.where(_size(boxes_N4) >= min_size_px, 0, -1)
     if not len(truth_M4) or not len(boxes_N4):
         return kind_N
     overlap_NM = box_iou(boxes_N4, truth_M4)
-    counts_M = _longer_side(truth_M4) >= min_size_px
+    counts_M = _size(truth_M4) >= min_size_px
     taken_M = np.zeros(len(truth_M4), dtype=bool)
     for row in np.argsort(-score_N, kind="stable"):
         face = int(overlap_NM[row].argmax())
@@ -109,6 +113,6 @@ def _box_array(boxes: npt.ArrayLike) -> Float:
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _longer_side(boxes_M4: Float) -> Float:
-    side_M: Float = (boxes_M4[:, 2:] - boxes_M4[:, :2]).max(axis=1, initial=0.0)
+def _size(boxes_M4: Float) -> Float:
+    side_M: Float = np.sqrt(np.clip(boxes_M4[:, 2:] - boxes_M4[:, :2], 0.0, None).prod(axis=1))
     return side_M

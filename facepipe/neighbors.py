@@ -59,33 +59,48 @@ def nearest(
 def _best_keys(
     queries_QD: Float32, base_ND: npt.NDArray[np.floating], k: int
 ) -> npt.NDArray[np.uint64]:
-    """Return the k largest keys of each query over all base blocks, falling."""
-    best_QK = np.empty((len(queries_QD), 0), np.uint64)
+    """Return the k largest keys of each query over all base blocks, falling; k <= N."""
+    best_QK = np.zeros((len(queries_QD), k), np.uint64)  # 0: none yet, below every key
     for start in range(0, len(base_ND), BASE_BLOCK_ROWS):
         block_BD = np.asarray(base_ND[start : start + BASE_BLOCK_ROWS], np.float32)
-        keys_QB = _pack(queries_QD @ block_BD.T, start)
-        if keys_QB.shape[1] > k:
-            keys_QB = np.partition(keys_QB, keys_QB.shape[1] - k, axis=1)[:, -k:]
-        best_QK = np.sort(np.concatenate([best_QK, keys_QB], axis=1), axis=1)[:, -k:]
+        scores_QB = queries_QD @ block_BD.T
+        scores_QB += np.float32(0.0)  # turns -0.0 into 0.0
+        floor_Q = np.where(best_QK[:, 0] > 0, _unpack(best_QK[:, 0])[0], -np.inf)
+        if scores_QB.shape[1] > k and not best_QK[:, 0].all():
+            floor_Q = np.partition(scores_QB, scores_QB.shape[1] - k, axis=1)[:, -k]
+        query, place = np.nonzero(scores_QB >= floor_Q[:, None])
+        keys = _pack(scores_QB[query, place], start + place)
+        best_QK = _merge(best_QK, query, keys)
     return best_QK[:, ::-1]
 
 
-def _pack(scores_QB: Float32, first_row: int) -> npt.NDArray[np.uint64]:
+def _merge(
+    best_QK: npt.NDArray[np.uint64], query: Int64, keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Return the K largest, rising, of the best so far and of keys listed query by query."""
+    count_Q = np.bincount(query, minlength=len(best_QK))
+    rank = np.arange(len(query)) - np.repeat(np.cumsum(count_Q) - count_Q, count_Q)
+    fresh = np.zeros((len(best_QK), int(count_Q.max(initial=0))), np.uint64)
+    fresh[query, rank] = keys
+    merged = np.sort(np.concatenate([best_QK, fresh], axis=1), axis=1)
+    return merged[:, merged.shape[1] - best_QK.shape[1] :]
+
+
+def _pack(scores: Float32, rows: Int64) -> npt.NDArray[np.uint64]:
     """Fold score and row into one integer, so that ties have an order and sorting is exact.
 
     IEEE 754 floats sort as integers once the sign bit of positives, or all bits of
     negatives, are flipped; the row is complemented so that the lower row is the larger key.
     """
-    bits_QB = (scores_QB + np.float32(0.0)).view(np.uint32)  # + 0 turns -0.0 into 0.0
-    ordered_QB = np.where(bits_QB & _SIGN_BIT, ~bits_QB, bits_QB | _SIGN_BIT)
-    rows_B = np.arange(first_row, first_row + scores_QB.shape[1], dtype=np.uint64)
-    return (ordered_QB.astype(np.uint64) << np.uint64(32)) | (_LOW_BITS - rows_B)
+    bits = scores.view(np.uint32)
+    ordered = np.where(bits & _SIGN_BIT, ~bits, bits | _SIGN_BIT)
+    return (ordered.astype(np.uint64) << np.uint64(32)) | (_LOW_BITS - rows.astype(np.uint64))
 
 
-def _unpack(keys_QK: npt.NDArray[np.uint64]) -> tuple[Float32, Int64]:
-    ordered_QK = (keys_QK >> np.uint64(32)).astype(np.uint32)
-    bits_QK = np.where(ordered_QK & _SIGN_BIT, ordered_QK ^ _SIGN_BIT, ~ordered_QK)
-    return bits_QK.view(np.float32), (_LOW_BITS - (keys_QK & _LOW_BITS)).astype(np.int64)
+def _unpack(keys: npt.NDArray[np.uint64]) -> tuple[Float32, Int64]:
+    ordered = (keys >> np.uint64(32)).astype(np.uint32)
+    bits = np.where(ordered & _SIGN_BIT, ordered ^ _SIGN_BIT, ~ordered)
+    return bits.view(np.float32), (_LOW_BITS - (keys & _LOW_BITS)).astype(np.int64)
 
 
 def vector_matrix(embeddings: pa.Table) -> npt.NDArray[np.float16]:

@@ -23,7 +23,7 @@ DCT_ROUND = 3  # decimals of a grey level: rounding errors must not become hash 
 # coefficients tie at the median, as in flat, striped or mirrored artificial pictures: such
 # a hash is shared by pictures that have nothing else in common.
 FEATURELESS_BITS = 24
-PAIR_BLOCK = 1 << 22  # comparisons at a time: about 130 MB of temporaries
+PAIR_BLOCK = 1 << 21  # comparisons at a time: about 190 MB of temporaries
 MIN_BANDS = 3  # a band of more than 22 bits would need a table of starts of over 32 MB
 
 Int64 = npt.NDArray[np.int64]

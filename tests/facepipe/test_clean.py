@@ -278,12 +278,13 @@ def test_two_people_of_equal_share_have_no_dominant_identity() -> None:
 
 
 def test_a_tie_is_broken_by_knowing_who_the_others_are() -> None:
-    """Four of person 0 and four of person 5, who has a label of his own."""
-    vectors = tight([4, 12] + [6] * 30)
-    label = np.concatenate([[0] * 8, [5] * 8, np.repeat(np.arange(6, 36), 6)])
+    """Four of person 0, much alike, and four of person 5, who has a label too."""
+    vectors = np.vstack([people([4], 1, 0.95, 0.01), tight([10] + [6] * 30, 2)])
+    label = np.concatenate([[0] * 8, [5] * 6, np.repeat(np.arange(6, 36), 6)])
     rows, fit = cleaned(named(label), vectors)
-    assert fit.labels_without_dominant == () or {r["reason"] for r in rows[:8]} == {"no_dominant"}
-    assert {r["identity_id"] for r in rows[4:8]} <= {"person-005", None}
+    assert {(r["decision"], r["identity_id"]) for r in rows[:4]} == {("keep", "person-000")}
+    assert {(r["decision"], r["identity_id"]) for r in rows[4:8]} == {("relabel", "person-005")}
+    assert fit.labels_without_dominant == ()
 
 
 def test_a_folder_of_strangers_has_no_dominant_identity() -> None:

@@ -127,7 +127,7 @@ def crowded_words(seed: int, count: int = 300) -> UInt64:
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 5, 6, 8, 11, 16])
-@pytest.mark.parametrize("block", [7, 1 << 22])
+@pytest.mark.parametrize("block", [7, 1 << 21])
 def test_near_hashes_are_all_found_once(
     monkeypatch: pytest.MonkeyPatch, most: int, block: int
 ) -> None:
