@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from facepipe.shards import open_dataset
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name == "open_dataset":
         from facepipe.shards import open_dataset

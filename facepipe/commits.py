@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,8 @@ from facepipe.store import LocalStore
 
 KEY_CHARS = 16  # of a record's key in its file name; the whole key is inside
 SHA_CHARS = 8  # of a file's hash in its name: two attempts with other bytes cannot collide
+# The only names that are ever deleted: someone's own file in a table's folder is not ours.
+SHARD_FILE = re.compile(rf"\d{{6}}-[0-9a-f]{{{SHA_CHARS}}}\.parquet")
 INCOMPRESSIBLE = {"crop", "vector"}  # encoded pictures and float noise
 
 

@@ -72,6 +72,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Setti
     tree = _read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
+    tree = {name: {} if value is None else value for name, value in tree.items()}
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:

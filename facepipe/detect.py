@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from facepipe.errors import ModelUnreadable
 from facepipe.heads import scrfd_candidates, suppress, yunet_candidates
 from facepipe.models import Model, ModelSettings, open_model
 from facepipe.packs import Pack
@@ -146,11 +147,17 @@ class Detector:
         self, model: Model, outputs: list[Floats], k: int, side: int, scale: float, margin: int
     ) -> Faces:
         threshold = self.settings.threshold
-        if self.pack.need_detector().head == "yunet":
-            named = dict(zip(model.output_names, outputs, strict=True))
-            scores, boxes, points = yunet_candidates(named, k, side, side, threshold)
-        else:
-            scores, boxes, points = scrfd_candidates(outputs, k, side, side, threshold)
+        try:
+            if self.pack.need_detector().head == "yunet":
+                named = dict(zip(model.output_names, outputs, strict=True))
+                scores, boxes, points = yunet_candidates(named, k, side, side, threshold)
+            else:
+                scores, boxes, points = scrfd_candidates(outputs, k, side, side, threshold)
+        except (KeyError, IndexError, ValueError, ModelUnreadable) as error:
+            raise ModelUnreadable(
+                f"{model.name} does not answer as a {self.pack.need_detector().head} detector "
+                f"with five landmarks does ({error}): name another file or head in pack.yaml"
+            ) from error
         boxes = (boxes - margin) / np.float32(scale)
         points = (points - margin) / np.float32(scale)
         good = np.isfinite(boxes).all(axis=1) & np.isfinite(points).all(axis=(1, 2))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from facepipe import ids
+from facepipe.errors import ModelUnreadable
 from facepipe.models import Model, ModelSettings, open_model
 from facepipe.packs import Pack, RecogniserSpec
 
@@ -77,12 +78,12 @@ class Recogniser:
         model, spec = self._opened(), self.pack.need_recogniser()
         step = spec.batch or model.batch or self.settings.batch
         parts = [
-            model(crop_blob(crops[start : start + step], spec))[0]
+            _vectors(model, crop_blob(crops[start : start + step], spec))
             for start in range(0, len(crops), step)
         ]
         if not parts:
             return np.zeros((0, self._run_once()), dtype=np.float32)
-        return np.concatenate([p.reshape(p.shape[0], -1) for p in parts]).astype(np.float32)
+        return np.concatenate(parts)
 
     def _run_once(self) -> int:
         """Return the model's own D; asks the model where its graph does not say."""
@@ -90,13 +91,22 @@ class Recogniser:
         if model.dim:
             return model.dim
         blank = np.zeros((112, 112, 3), dtype=np.uint8)
-        return int(
-            model(crop_blob([blank], self.pack.need_recogniser()))[0].reshape(1, -1).shape[1]
-        )
+        return int(_vectors(model, crop_blob([blank], self.pack.need_recogniser())).shape[1])
 
     def _opened(self) -> Model:
         assert self._model is not None  # set by __post_init__
         return self._model
+
+
+def _vectors(model: Model, blob_NCHW: Floats) -> Floats:
+    """Return N x D of a model's first output. Raises ModelUnreadable where it is none."""
+    output = model(blob_NCHW)[0]
+    if output.shape[0] != len(blob_NCHW) or output.size == 0:
+        raise ModelUnreadable(
+            f"{model.name} answers {list(output.shape)} to {len(blob_NCHW)} crops, not one vector "
+            "each: it is no face recogniser"
+        )
+    return output.reshape(len(blob_NCHW), -1).astype(np.float32)
 
 
 def crop_blob(crops: Sequence[Pixels], spec: RecogniserSpec) -> Floats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,8 +164,8 @@ class Gallery:
 
     uri: str
     version: str
-    record: Manifest
-    _rows: pa.Table
+    record: Manifest = field(repr=False)
+    _rows: pa.Table = field(repr=False)
     _index: Any
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from facepipe import ids
 from facepipe.errors import ConfigError, ModelNotFound, ModelUnreadable
@@ -40,6 +40,14 @@ class DetectorSpec(BaseModel):
     mean: float = 127.5
     std: float = Field(128.0, gt=0)
     rgb: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_head_wants(cls, value: Any) -> Any:
+        """YuNet takes BGR, 0 to 255, as it is."""
+        if isinstance(value, dict) and value.get("head") == "yunet":
+            return {"mean": 0.0, "std": 1.0, "rgb": False, **value}
+        return value
 
 
 class RecogniserSpec(BaseModel):
@@ -101,8 +109,10 @@ class Pack(BaseModel):
         return ids.digest([weights, spec.model_dump(exclude={"file"}, mode="json")])
 
 
-def find_pack(name: str) -> Pack:
+def find_pack(name: str, *, download: bool = True) -> Pack:
     """Find a pack by folder or by insightface name; insightface may download a name.
+
+    Without ``download`` a name that is not on this machine is not there.
 
     Raises ModelNotFound where there is none, ModelUnreadable for a file that is no model.
     """
@@ -118,17 +128,22 @@ def find_pack(name: str) -> Pack:
                 f"--models {name!r} is not a folder: give a folder with a detector and a "
                 "recogniser, or an insightface pack name such as buffalo_l"
             )
-        folder = _insightface_folder(name)
+        folder = _insightface_folder(name, download)
     folder = folder.resolve()
     described = folder / DESCRIPTION
     return _from_description(folder, described) if described.is_file() else _from_files(folder)
 
 
-def _insightface_folder(name: str) -> Path:
+def _insightface_folder(name: str, download: bool) -> Path:
     root = Path(INSIGHTFACE_ROOT).expanduser()
     folder = root / "models" / name
     if any(folder.glob("*.onnx")):
         return folder
+    if not download:
+        raise ModelNotFound(
+            f"{name} is not in {root}/models: the first run lets insightface download it, or give "
+            "--models a folder"
+        )
     print(f"facepipe: {name} is not in {root}/models: insightface downloads it", file=sys.stderr)
     from contextlib import redirect_stdout
 
@@ -176,8 +191,7 @@ def _from_files(folder: Path) -> Pack:
         outputs, shape = len(model.graph.output), input_shape(model)
         if outputs >= 5:
             head = "yunet" if _is_yunet([o.name for o in model.graph.output]) else "scrfd"
-            spec = {"mean": 0.0, "std": 1.0, "rgb": False} if head == "yunet" else {}
-            found.setdefault("detector", DetectorSpec(file=path.name, head=head, **spec))
+            found.setdefault("detector", DetectorSpec(file=path.name, head=head))
         elif outputs == 1 and len(shape) == 4 and shape[2] == shape[3] == 112:
             found.setdefault("recogniser", _recogniser(path.name, model))
     return Pack(folder=str(folder), **found)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facepipe.commits import Commit, Plan, ShardFile, record_key, total_counts
-from facepipe.errors import CorruptData, DatasetNotFound, StoreError
+from facepipe.commits import SHARD_FILE, Commit, Plan, ShardFile, record_key, total_counts
+from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
 from facepipe.schema import SCHEMA_VERSION
 from facepipe.store import LocalStore
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 MANIFEST = "MANIFEST.json"
+OWN_ENTRIES = {"_lock", "_plan", "_tmp", "_commits"}  # what even a run stopped at once leaves
 STEP_OF_TABLE = {
     "photos": "detect",
     "faces": "detect",
@@ -142,7 +143,15 @@ class Dataset:
         """Return one committed file. Raises CorruptData."""
         try:
             with pq.ParquetFile(self.store.path(file.file)) as parquet:
-                table = parquet.read(columns=list(columns) if columns else None, use_threads=False)
+                unknown = set(columns or ()) - set(parquet.schema_arrow.names)
+                if unknown:
+                    raise UsageError(
+                        f"{file.table} has no column {', '.join(sorted(unknown))}: it has "
+                        f"{', '.join(parquet.schema_arrow.names)}"
+                    )
+                table = parquet.read(
+                    columns=None if columns is None else list(columns), use_threads=False
+                )
         except (OSError, pa.ArrowException) as error:
             raise CorruptData(
                 f"{self.uri}/{file.file} is committed but cannot be read ({error}): run "
@@ -185,7 +194,10 @@ class Dataset:
         for record in stale:  # the record goes first: a file without one is only an orphan
             self.store.delete(record)
         orphans = [
-            k for folder in self.folders(commits) for k in self.store.list(folder) if k not in files
+            k
+            for folder in self.folders(commits)
+            for k in self.store.list(folder)
+            if k not in files and SHARD_FILE.fullmatch(Path(k).name)
         ]
         for orphan in orphans:
             self.store.delete(orphan)
@@ -209,6 +221,28 @@ class Dataset:
         if not self.store.exists(MANIFEST) or self.store.get(MANIFEST) != data:
             self.store.put(MANIFEST, data)
         return manifest
+
+
+def new_or_open_dataset(uri: str | Path) -> Dataset:
+    """Return the dataset in a folder, or one to be started in an empty or missing folder.
+
+    Raises UsageError for no name, a file, and a folder that holds anything but a dataset:
+    a dataset removes what it replaces, so it must have its folder for itself.
+    """
+    root = Path(uri)
+    if not str(uri).strip():
+        raise UsageError("--out is empty: give the folder of the dataset")
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"--out {uri} is a file: give the folder of the dataset")
+    dataset = Dataset(LocalStore(root))
+    is_one = dataset.store.exists(MANIFEST) or dataset.store.path("_plan").is_dir()
+    others = [p.name for p in root.iterdir() if p.name not in OWN_ENTRIES] if root.exists() else []
+    if others and not is_one:
+        raise UsageError(
+            f"--out {uri} holds other things ({sorted(others)[0]}) and no dataset: give a new "
+            "folder or one of its own"
+        )
+    return dataset
 
 
 def open_dataset(uri: str | Path) -> Dataset:

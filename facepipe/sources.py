@@ -29,6 +29,11 @@ class SourceSettings(BaseModel):
         "none",
         description="folder: the first folder below a source is the identity of its photos",
     )
+    gone: Literal["keep", "drop"] = Field(
+        "keep",
+        description="photos of earlier runs whose file is no longer there: keep their rows, or "
+        "drop them from the dataset",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +47,18 @@ class Entry:
     problem: str | None = None
 
 
-def list_sources(roots: Sequence[str], settings: SourceSettings) -> list[Entry]:
+def list_sources(
+    roots: Sequence[str], settings: SourceSettings, leave_out: str | None = None
+) -> list[Entry]:
     """List every input below the roots, sorted by uri, each once.
 
-    Roots may overlap or repeat. Raises SourceNotFound for a root that does not exist,
+    Roots may overlap or repeat; what lies below ``leave_out`` (the dataset that is being
+    made) is no input. Raises SourceNotFound for a root that does not exist,
     UsageError where two roots give one file two labels.
     """
     found: dict[str, Entry] = {}
     for root in roots:
-        for entry in _list_root(Path(os.path.abspath(root)), settings):  # noqa: PTH100
+        for entry in _list_root(Path(os.path.abspath(root)), settings, leave_out):  # noqa: PTH100
             before = found.setdefault(entry.uri, entry)
             if before.source_label != entry.source_label:
                 raise UsageError(
@@ -84,7 +92,7 @@ def read_bytes(entry: Entry, max_bytes: int) -> bytes:
         return stream.read(max_bytes + 1)
 
 
-def _list_root(root: Path, settings: SourceSettings) -> Iterator[Entry]:
+def _list_root(root: Path, settings: SourceSettings, leave_out: str | None) -> Iterator[Entry]:
     if not root.exists():
         raise SourceNotFound(f"source {root} does not exist: give a folder of photos or one photo")
     if not root.is_dir():
@@ -92,6 +100,9 @@ def _list_root(root: Path, settings: SourceSettings) -> Iterator[Entry]:
         yield _entry(os.fspath(root), label)
         return
     visited: set[tuple[int, int]] = set()
+    if leave_out is not None and Path(leave_out).is_dir():
+        info = Path(leave_out).stat()
+        visited.add((info.st_dev, info.st_ino))
     for path, problem in _walk(os.fspath(root), visited):
         label = _label(path, os.fspath(root)) if settings.labels == "folder" else None
         yield _entry(path, label, problem)
@@ -142,4 +153,6 @@ def _entry(path: str, label: str | None, problem: str | None = None) -> Entry:
         return Entry(uri=uri, source_label=label, problem=f"cannot be read: {error.strerror}")
     if not stat.S_ISREG(info.st_mode):
         return Entry(uri=uri, source_label=label, problem="not a regular file")
+    if not os.access(path, os.R_OK):  # asked for here, so that a mended file is done again
+        return Entry(uri=uri, source_label=label, problem="cannot be read: Permission denied")
     return Entry(uri=uri, bytes=info.st_size, mtime_ns=info.st_mtime_ns, source_label=label)

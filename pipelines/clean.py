@@ -16,6 +16,7 @@ from pipelines.runners import ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
 STEP = "clean"
+VERSION = 1  # of the rules; raised when the same faces would get other decisions
 FACE_COLUMNS = ("face_id", "uri", "member", "eye_distance_px", "source_label", "status")
 
 
@@ -78,7 +79,11 @@ def clean_plan(dataset: Dataset, settings: Settings) -> tuple[CleanJob, Plan, li
     """Return the job, plan and one task of clean over the committed tables."""
     model = dataset.current_model()
     job = CleanJob(dataset=dataset.uri, clean=settings.clean, model_id=model)
-    basis = {"clean": settings.clean.model_dump(mode="json"), "model_id": model}
+    basis = {
+        "version": VERSION,
+        "clean": settings.clean.model_dump(mode="json"),
+        "model_id": model,
+    }
     files = dataset.files("faces") + dataset.files("duplicates")
     files += dataset.files("embeddings", model)
     rows = sum(f.rows for f in dataset.files("faces"))

@@ -43,6 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="From folders of photos to clean people and a searchable face gallery.\n\n"
     "Start with `facepipe curate PHOTOS --out DATASET`, then look at DATASET/report.html and "
     "try `facepipe index search DATASET/index PHOTO`.",
@@ -232,7 +233,7 @@ def _run(
     if json:
         print_json({"dataset": request.out, "steps": [r.as_json() for r in reports], **made})
     else:
-        typer.echo(_text(request.out, reports))
+        typer.echo(_text(request.out, reports, made))
     if exceeded is not None:
         raise exceeded
 
@@ -257,12 +258,20 @@ def _dry_text(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _text(out: str, reports: Sequence[StepReport]) -> str:
-    from pipelines.stage import summary
-
-    lines = [f"{r.step.split('-')[0]}: {summary(r)}" for r in reports]
-    done = "" if any(r.shards_run for r in reports) else "nothing to do: all was done before\n"
-    return done + "\n".join([*lines, f"dataset: {out}"])
+def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
+    """Return the result as a person wants it; the steps' own lines went to stderr."""
+    counts = {table: c for r in reports for table, c in r.counts.items()}
+    lines = [f"{'dataset':<9} {out}"]
+    if not any(r.shards_run for r in reports):
+        lines.insert(0, "nothing to do: all was done before")
+    for table in ("photos", "faces", "embeddings", "duplicates", "decisions"):
+        if table in counts:
+            parts = ", ".join(f"{n:,} {status}" for status, n in counts[table].items())
+            lines.append(f"{table:<9} {parts or 'none'}")
+    lines += [f"{name:<9} {path}" for name, path in made.items()]
+    if sum(counts.get("photos", {}).values()) and not counts.get("faces", {"ok": 1}):
+        lines.append("no face in any photo: are --models and detect.threshold right?")
+    return "\n".join(lines)
 
 
 app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,11 +75,15 @@ def verify(
         print_json(result)
     else:
         lines = [*result["problems"], f"{result['files']} files checked, {result['rows']} rows"]
+        if result["forgotten"]:
+            count = len(result["forgotten"])
+            lines.append(f"{count} broken shards forgotten: now run the same command again")
         typer.echo("\n".join(lines))
     if result["problems"] and not repair:
         raise CorruptData(
-            f"{len(result['problems'])} problems in {dataset}: facepipe verify {dataset} --repair "
-            "forgets the broken shards, then the command that made the dataset redoes them"
+            f"{len(result['problems'])} problems in {dataset}: run facepipe verify {dataset} "
+            "--repair, which forgets broken shards, then the command that made the dataset, "
+            "which does them and what else is missing again"
         )
 
 
@@ -110,6 +114,12 @@ def config(config: Config = None, set_: SetOption = None, json: Json = False) ->
     print_json(settings.model_dump(mode="json")) if json else typer.echo(as_yaml(settings))
 
 
+def _mark(check: dict[str, Any]) -> str:
+    if check["ok"]:
+        return "ok"
+    return "not here" if check["optional"] else "MISSING"
+
+
 def doctor(models: Models = DEFAULT_PACK, json: Json = False) -> None:
     """Check this machine: packages, cores, model pack, and what is missing for what."""
     from facepipe.errors import GateFailed
@@ -119,7 +129,6 @@ def doctor(models: Models = DEFAULT_PACK, json: Json = False) -> None:
     if json:
         print_json(checks)
     else:
-        mark = {True: "ok     ", False: "missing"}
-        typer.echo("\n".join(f"{mark[c['ok']]}  {c['name']}: {c['detail']}" for c in checks))
+        typer.echo("\n".join(f"{_mark(c):<8}  {c['name']}: {c['detail']}" for c in checks))
     if not all(c["ok"] or c["optional"] for c in checks):
         raise GateFailed("something that facepipe needs is missing: see above")

@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from facepipe.commits import Plan
 from facepipe.config import Settings
+from facepipe.detect import Detector
+from facepipe.embed import Recogniser
 from facepipe.errors import QuarantineExceeded
 from facepipe.models import require_device
 from facepipe.packs import Pack
 from facepipe.schema import PhotoStatus
-from facepipe.shards import Dataset, open_dataset
-from facepipe.store import LocalStore, locked
+from facepipe.shards import Dataset, new_or_open_dataset, open_dataset
+from facepipe.store import locked
 from pipelines import clean, dedup, detect, embed
 from pipelines.progress import Progress
 from pipelines.runners import Job, Runner, ShardTask
@@ -51,8 +55,8 @@ def run(
     """
     dataset = _dataset(request)
     reports = []
-    if "detect" in request.steps:  # a missing source must not leave an empty dataset behind
-        _plan("detect", dataset, request)
+    if "detect" in request.steps:  # what is wrong must not leave an empty dataset behind
+        _try_models(dataset, request)
     with locked(dataset.store):
         dataset.store.sweep()
         for step in request.steps:
@@ -89,10 +93,21 @@ def dry_run(request: Request) -> list[dict[str, Any]]:
     return rows
 
 
+def _try_models(dataset: Dataset, request: Request) -> None:
+    """Run each model once where photos are to be done: hours later is too late to find out."""
+    _, plan, tasks = _plan("detect", dataset, request)
+    if request.pack is None or not missing(dataset, plan.step, tasks):
+        return
+    settings, blank = request.settings, np.zeros((112, 112, 3), np.uint8)
+    Detector(request.pack, settings.detect, settings.models).find([blank])
+    if "embed" in request.steps:
+        Recogniser(request.pack, settings.embed, settings.models).embed([blank])
+
+
 def _dataset(request: Request) -> Dataset:
     """Return the dataset; only detect may start a new one."""
     if "detect" in request.steps:
-        return Dataset(LocalStore(request.out))
+        return new_or_open_dataset(request.out)
     return open_dataset(request.out)
 
 

@@ -15,6 +15,7 @@ from pipelines.runners import ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
 STEP = "dedup"
+VERSION = 1  # of the rules; raised when the same faces would get other decisions
 FACE_COLUMNS = (
     "face_id",
     "photo_id",
@@ -77,7 +78,11 @@ def dedup_plan(dataset: Dataset, settings: Settings) -> tuple[DedupJob, Plan, li
     """Return the job, plan and one task of dedup over the committed tables."""
     model = dataset.current_model()
     job = DedupJob(dataset=dataset.uri, dedup=settings.dedup, model_id=model)
-    basis = {"dedup": settings.dedup.model_dump(mode="json"), "model_id": model}
+    basis = {
+        "version": VERSION,
+        "dedup": settings.dedup.model_dump(mode="json"),
+        "model_id": model,
+    }
     files = dataset.files("photos") + dataset.files("faces") + dataset.files("embeddings", model)
     rows = sum(f.rows for f in dataset.files("faces"))
     key = shard_key(STEP, basis, [f.sha256 for f in files])

@@ -27,11 +27,12 @@ from facepipe.schema import FACES, PHOTOS, FaceStatus, PhotoStatus
 from facepipe.shards import Dataset
 from facepipe.sources import Entry, list_sources, read_bytes
 from facepipe.store import LocalStore
-from pipelines.listing import extend, read_listing, write_listing
+from pipelines.listing import extend, is_gone, read_listing, write_listing
 from pipelines.runners import ShardTask
-from pipelines.stage import Stopwatch, plan_of, shard_key
+from pipelines.stage import Stopwatch, missing, plan_of, shard_key
 
 STEP = "detect"
+VERSION = 1  # of the rules; raised when the same photos would give other rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +255,7 @@ def detect_plan(
     )
     detector = pack.digest(pack.need_detector())
     basis = {
+        "version": VERSION,
         "detector": detector,
         "decode": settings.decode.model_dump(mode="json"),
         "detect": settings.detect.model_dump(mode="json"),
@@ -262,9 +264,12 @@ def detect_plan(
         "device": settings.models.device,
     }
     _same_detector(dataset, detector, pack)
-    found = list_sources(sources, settings.sources)
-    shards = extend(read_listing(dataset), found, settings.run.shard_photos)
-    if not shards:
+    found = list_sources(sources, settings.sources, leave_out=dataset.uri)
+    before = read_listing(dataset)
+    shards = extend(
+        before, found, settings.run.shard_photos, drop_gone=settings.sources.gone == "drop"
+    )
+    if not any(shards.values()):
         raise SourceNotFound(f"no file below {', '.join(sources)}: give a folder with photos")
     tasks = [
         ShardTask(
@@ -276,7 +281,24 @@ def detect_plan(
         )
         for shard, entries in shards.items()
     ]
+    _all_there(missing(dataset, STEP, tasks), {e.uri for e in found})
     return job, plan_of(STEP, basis, tasks), tasks
+
+
+def _all_there(todo: Sequence[ShardTask], listed: set[str]) -> None:
+    """Refuse to redo shards some of whose photos are gone: their rows would be lost."""
+    gone = [
+        e.uri
+        for task in todo
+        for e in task.payload
+        if e.uri not in listed and e.problem is None and is_gone(e)
+    ]
+    if gone:
+        raise SourceNotFound(
+            f"{len(gone)} photos of earlier runs are no longer there ({gone[0]} first), and their "
+            "shards have to be done again: bring their source back, or let them leave the "
+            "dataset with --set sources.gone=drop"
+        )
 
 
 def save_listing(dataset: Dataset, tasks: Sequence[ShardTask]) -> None:
@@ -289,7 +311,7 @@ def _inputs(entry: Entry) -> list[Any]:
 
 
 def _same_detector(dataset: Dataset, detector: str, pack: Pack) -> None:
-    before = dataset.plan(STEP)
+    before = dataset.plan(STEP) if dataset.commits(STEP) else None
     if before is not None and before.basis.get("detector") != detector:
         raise ModelMismatch(
             f"{dataset.uri} was made with another detector ({str(before.basis['detector'])[:12]}) "

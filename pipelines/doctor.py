@@ -90,7 +90,7 @@ def _gpu() -> dict[str, Any]:
 
 def _pack(models: str) -> dict[str, Any]:
     try:
-        pack = find_pack(models)
+        pack = find_pack(models, download=False)
         detector, recogniser = pack.need_detector(), pack.need_recogniser()
     except FacepipeError as error:
         return _check("models", False, str(error))

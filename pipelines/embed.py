@@ -21,6 +21,8 @@ from facepipe.store import LocalStore
 from pipelines.runners import ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
+VERSION = 1  # of the rules; raised when the same crops would give other vectors
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedJob:
@@ -121,8 +123,12 @@ def embed_plan(
         model_id=model,
     )
     step = dataset.step_of("embeddings", model)
-    basis = {"model_id": model, "embed": settings.embed.model_dump(mode="json")}
-    basis["device"] = settings.models.device
+    basis = {
+        "version": VERSION,
+        "model_id": model,
+        "embed": settings.embed.model_dump(mode="json"),
+        "device": settings.models.device,
+    }
     tasks = [
         ShardTask(
             step=step,

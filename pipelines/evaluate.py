@@ -22,27 +22,40 @@ def evaluate_pairs(dataset: Dataset, pairs_file: str) -> dict[str, Any]:
     """Return accuracy per fold and in the mean, its interval, and TAR at some FARs.
 
     The face of a photo is the labelled one (the large, central one), whatever its quality.
-    Raises UsageError where the pairs file is missing or none of its photos is in the dataset.
+    Pairs that name a photo which is not in the dataset are left out and counted. Raises
+    UsageError where the pairs file is missing or too few of its pairs are in the dataset.
     """
     path = Path(pairs_file)
     if not path.is_file():
         raise UsageError(f"--pairs {path} does not exist: give a file in the format of pairs.txt")
     pairs = read_pairs(path)
     vectors = _vectors_by_picture(dataset)
-    names = [[picture_name(*who) for who in side] for side in (pairs.left, pairs.right)]
-    if not any(name in vectors for side in names for name in side):
-        raise UsageError(f"no photo that {path} names is in {dataset.uri}: check the pair's names")
+    photos = {
+        Path(path_of(uri)).stem for uri in dataset.table("photos", ["uri"])["uri"].to_pylist()
+    }
+    names = [
+        (picture_name(*a), picture_name(*b)) for a, b in zip(pairs.left, pairs.right, strict=True)
+    ]
+    here = np.array([a in photos and b in photos for a, b in names])
+    same, fold = pairs.same_P[here], pairs.fold_P[here]
+    if len(set(fold.tolist())) < 2 or len(set(same.tolist())) < 2:
+        raise UsageError(
+            f"{int(here.sum())} of the {len(here)} pairs of {path} have both photos in "
+            f"{dataset.uri}, which is too few: matched and mismatched ones of two folds are needed"
+        )
     similarity = np.array(
         [
             float(vectors[a] @ vectors[b]) if a in vectors and b in vectors else math.nan
-            for a, b in zip(*names, strict=True)
+            for (a, b), is_here in zip(names, here, strict=True)
+            if is_here
         ]
     )
-    folds = fold_accuracy(similarity, pairs.same_P, pairs.fold_P)
-    right = round(float(sum(a * (pairs.fold_P == f).sum() for f, a in _by_fold(folds))))
+    folds = fold_accuracy(similarity, same, fold)
+    right = round(float(sum(a * (fold == f).sum() for f, a in _by_fold(folds))))
     low, high = wilson_interval(right, len(similarity))
     return {
         "pairs": len(similarity),
+        "pairs_not_in_dataset": int((~here).sum()),
         "pairs_without_face": int(np.isnan(similarity).sum()),
         "accuracy": folds.mean,
         "standard_error": folds.standard_error,
@@ -55,7 +68,7 @@ def evaluate_pairs(dataset: Dataset, pairs_file: str) -> dict[str, Any]:
         "tar_at_far": [
             {"far": far, "tar": t.tar, "measured_far": t.far, "threshold": t.threshold}
             for far in FARS
-            for t in [tar_at_far(similarity, pairs.same_P, far)]
+            for t in [tar_at_far(similarity, same, far)]
         ],
         "model_id": dataset.current_model(),
     }
@@ -89,9 +102,11 @@ def _vectors_by_picture(dataset: Dataset) -> dict[str, NDArray[np.float32]]:
 def format_evaluation(result: dict[str, Any]) -> str:
     """Return an evaluation as text."""
     low, high = result["interval_95"]
+    absent = result["pairs_not_in_dataset"]
     lines = [
         f"{result['pairs']} pairs, {result['pairs_without_face']} of them with a photo "
-        "without a face (counted as wrong)",
+        "without a face (counted as wrong)"
+        + (f"; {absent} more name photos that are not in the dataset" if absent else ""),
         f"accuracy {result['accuracy']:.4%} +- {result['std']:.4%} over "
         f"{len(result['folds'])} folds (standard error {result['standard_error']:.4%}; "
         f"95 % interval {low:.4%} to {high:.4%})",

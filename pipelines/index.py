@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ from facepipe.threshold import calibrate
 from pipelines.progress import Progress
 from pipelines.search import format_results, search_photos
 
+# The only folders that are ever removed: digests, not someone's own names.
+OWN_NAME = re.compile(rf"[0-9a-f]{{{NAME_CHARS}}}")
+
 __all__ = ["build_index", "format_results", "search_photos"]
 
 
@@ -61,7 +65,7 @@ def build_index(
     progress = progress or Progress(quiet=True)
     if Path(out).resolve() == Path(dataset.uri).resolve():
         raise UsageError(f"--out {out} is the dataset itself: give the index its own folder")
-    store = LocalStore(out)
+    store = _own_folder(out)
     plans = _finished_plans(dataset)
     inputs = _inputs(dataset, plans, settings, include)
     before = _in_force(store)
@@ -79,6 +83,20 @@ def build_index(
     totals = manifest.totals
     progress.say(f"index: {totals.indexed} of {totals.expected} faces in {out}")
     return _described(version, manifest, built=True)
+
+
+def _own_folder(out: str) -> LocalStore:
+    """Return the index's store. Raises UsageError for a folder that holds anything else."""
+    root = Path(out)
+    if not out.strip() or (root.exists() and not root.is_dir()):
+        raise UsageError(f"--out {out!r} is no folder: give the folder of the index")
+    own = {CURRENT, "versions", "shards", "_lock", "_tmp"}
+    others = sorted(p.name for p in root.iterdir() if p.name not in own) if root.exists() else []
+    if others and not (root / CURRENT).is_file():
+        raise UsageError(
+            f"--out {out} holds other things ({others[0]}) and no index: give a new folder"
+        )
+    return LocalStore(out)
 
 
 def _described(version: str, manifest: Manifest, built: bool) -> dict[str, Any]:
@@ -201,5 +219,5 @@ def _retire(store: LocalStore, keep: list[tuple[str, Manifest]]) -> None:
     shards = {shard.name for _, manifest in keep for shard in manifest.shards}
     for parent, names in (("versions", versions), ("shards", shards)):
         for folder in sorted(store.path(parent).iterdir()):
-            if folder.name not in names:
+            if folder.name not in names and OWN_NAME.fullmatch(folder.name):
                 shutil.rmtree(folder)

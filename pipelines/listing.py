@@ -2,13 +2,15 @@
 
 A photo keeps its shard for good. New photos fill new shards, a changed photo changes the
 key of its shard, and a photo that is no longer listed stays: its source may simply not be
-one of tonight's.
+one of tonight's. What could never be read, and now is gone or mended, leaves.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 from facepipe.commits import write_parquet
 from facepipe.errors import CorruptData
 from facepipe.shards import Dataset
-from facepipe.sources import Entry
+from facepipe.sources import Entry, path_of
 
 _KEY = "_plan/listing.parquet"
 _SCHEMA = pa.schema(
@@ -70,12 +72,33 @@ def write_listing(dataset: Dataset, shards: Shards) -> None:
         dataset.store.put(_KEY, data)
 
 
-def extend(shards: Shards, entries: Sequence[Entry], shard_photos: int | None) -> Shards:
-    """Return the shards with changed entries in place and new ones in new shards."""
+def extend(
+    shards: Shards, entries: Sequence[Entry], shard_photos: int | None, *, drop_gone: bool = False
+) -> Shards:
+    """Return the shards with changed entries in place and new ones in new shards.
+
+    With ``drop_gone`` entries leave whose file is no longer there.
+    """
     now = {e.uri: e for e in entries}
-    kept = {shard: [now.pop(e.uri, e) for e in old] for shard, old in shards.items()}
+    kept = {
+        shard: [now.pop(e.uri, e) for e in old if e.uri in now or _stays(e, drop_gone)]
+        for shard, old in shards.items()
+    }
     new = [now[uri] for uri in sorted(now)]
     size = shard_photos or min(_MOST, max(_FEWEST, -(-len(new) // _SHARDS)))
     for start in range(0, len(new), size):
         kept[f"{len(kept):06d}"] = new[start : start + size]
     return kept
+
+
+def _stays(entry: Entry, drop_gone: bool) -> bool:
+    """Tell whether an entry that is not listed today keeps its row."""
+    path = Path(path_of(entry.uri))
+    if entry.problem is not None:  # an unreadable folder that is readable or gone by now
+        return path.exists() and not (path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+    return not (drop_gone and is_gone(entry))
+
+
+def is_gone(entry: Entry) -> bool:
+    """Tell whether an entry's file is no longer there."""
+    return not Path(path_of(entry.uri)).exists()

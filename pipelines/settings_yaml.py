@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args, get_origin
+
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from facepipe.config import Settings
 
@@ -19,6 +22,20 @@ def as_yaml(settings: Settings) -> str:
     return "\n".join(lines).lstrip("\n")
 
 
+def _allowed(field: FieldInfo) -> str:
+    """Return a setting's limits or choices."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    limits = [
+        f"{sign} {getattr(m, name)}"
+        for m in field.metadata
+        for name, sign in signs.items()
+        if getattr(m, name, None) is not None
+    ]
+    if get_origin(field.annotation) is Literal:
+        limits.append(" | ".join(map(str, get_args(field.annotation))))
+    return ", ".join(limits)
+
+
 def _group(group: BaseModel) -> list[str]:
     import yaml
 
@@ -26,7 +43,8 @@ def _group(group: BaseModel) -> list[str]:
     for name, field in type(group).model_fields.items():
         value = group.model_dump(mode="json")[name]
         text = yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
-        if field.description:
-            lines.append(f"  # {field.description}")
+        about = [field.description or "", _allowed(field)]
+        if any(about):
+            lines.append(f"  # {'; '.join(a for a in about if a)}")
         lines.append(f"  {name}: {text}")
     return lines

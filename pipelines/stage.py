@@ -75,6 +75,8 @@ def run_step(
     todo = missing(dataset, plan.step, tasks)
     total = sum(t.items for t in tasks)
     progress.begin(plan.step, total, total - sum(t.items for t in todo))
+    if todo:
+        _say_what_changed(dataset, plan, progress)
     dataset.write_plan(plan)
     if todo:
         runner.map(job, todo, lambda task, commit: progress.advance(task.items))
@@ -98,6 +100,24 @@ def run_step(
     )
     progress.end(summary(report))
     return report
+
+
+def _say_what_changed(dataset: Dataset, plan: Plan, progress: Progress) -> None:
+    """Name the settings that make work that was done before be done again."""
+    before = dataset.plan(plan.step)
+    if before is None or before.basis == plan.basis:
+        return
+    old, new = _flat(before.basis), _flat(plan.basis)
+    changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    progress.say(f"{plan.step.split('-')[0]}: done again, since {', '.join(changed)} changed")
+
+
+def _flat(basis: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{name}.{key}" if key else name: below
+        for name, value in basis.items()
+        for key, below in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
 
 
 def total_seconds(commits: Sequence[Commit]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -27,17 +28,23 @@ _FACE = (
     "inside_frame",
 )
 _DECISION = ("decision", "reason", "identity_id", "confidence", "evidence", "similarity", "weight")
+_ID = re.compile(r"[0-9a-fA-F]{1,32}(-[0-9]{0,9})?")
 _MOST = 20  # faces shown for a short prefix
 
 
 def explain_face(dataset: Dataset, face_id: str) -> list[dict[str, Any]]:
     """Return, for each occurrence of a face (or of faces whose id starts so), its chain.
 
-    Raises UsageError where no face has that id, or more than 20 start with it.
+    What is no hexadecimal id is the end of a photo's path: all of its faces. Raises UsageError
+    where no face has that id, or more than 20 do.
     """
+    face_id = face_id.lower() if _ID.fullmatch(face_id) else face_id
     faces = _matching(dataset, "faces", face_id, _FACE)
     if faces.num_rows == 0:
-        raise UsageError(f"no face in {dataset.uri} has an id that starts with {face_id!r}")
+        raise UsageError(
+            f"no face in {dataset.uri} has an id that starts with {face_id!r}, or "
+            "a photo whose path ends so"
+        )
     if faces.num_rows > _MOST:
         raise UsageError(
             f"{faces.num_rows} faces have an id that starts with {face_id!r}: give more of it"
@@ -57,9 +64,11 @@ def explain_face(dataset: Dataset, face_id: str) -> list[dict[str, Any]]:
 
 
 def _matching(dataset: Dataset, table: str, face_id: str, columns: tuple[str, ...]) -> pa.Table:
-    return dataset.scan(table).to_table(
-        columns=list(columns), filter=pc.starts_with(pc.field("face_id"), face_id)
-    )
+    if _ID.fullmatch(face_id):
+        chosen = pc.starts_with(pc.field("face_id"), face_id)
+    else:
+        chosen = pc.ends_with(pc.field("uri"), face_id)
+    return dataset.scan(table).to_table(columns=list(columns), filter=chosen)
 
 
 def _by_occurrence(
@@ -84,8 +93,8 @@ def _format(face: dict[str, Any]) -> str:
     box = ", ".join(f"{v:.0f}" for v in face["box_xyxy_px"])
     lines = [
         f"face {face['face_id']}",
-        f"  photo     {face['uri']}",
-        f"  label     {face['source_label'] or '-'}",
+        _printable(f"  photo     {face['uri']}"),
+        _printable(f"  label     {face['source_label'] or '-'}"),
         f"  detect    {face['status']}: score {face['det_score']:.2f}, box ({box}) px, "
         f"eyes {face['eye_distance_px']:.0f} px apart, yaw {face['yaw_deg']:.0f}, "
         f"pitch {face['pitch_deg']:.0f}, roll {face['roll_deg']:.0f} deg, "
@@ -107,4 +116,9 @@ def _format_step(step: dict[str, Any]) -> str:
         f"confidence {step['confidence']:.3f}",
         f"weight {step['weight']:.3f}",
     ]
-    return ", ".join(p for p in parts if p)
+    return _printable(", ".join(p for p in parts if p))
+
+
+def _printable(text: str) -> str:
+    """Return text without control characters: a file's name may hold any."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

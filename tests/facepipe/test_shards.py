@@ -12,9 +12,9 @@ import pytest
 
 from facepipe import ids, open_dataset
 from facepipe.commits import Commit, Plan, record_key, total_counts, write_parquet, write_shard
-from facepipe.errors import CorruptData, DatasetNotFound
+from facepipe.errors import CorruptData, DatasetNotFound, UsageError
 from facepipe.schema import DECISIONS, PHOTOS, embeddings
-from facepipe.shards import Dataset
+from facepipe.shards import Dataset, new_or_open_dataset
 from facepipe.store import LocalStore
 
 
@@ -75,11 +75,11 @@ def test_a_table_of_another_shape_is_refused() -> None:
 
 def test_readers_follow_the_plan_and_its_order(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    dataset = planned(store, s1="k1", s0="k0")
-    commit(store, "s0", "k0", photos("a"))
+    dataset = planned(store, **{"000001": "k1", "000000": "k0"})
+    commit(store, "000000", "k0", photos("a"))
     assert not dataset.finished("detect")
-    commit(store, "s1", "k1", photos("b", "c"))
-    commit(store, "s0", "other key", photos("stale"))
+    commit(store, "000001", "k1", photos("b", "c"))
+    commit(store, "000000", "other key", photos("stale"))
     assert dataset.finished("detect")
     table = open_dataset(tmp_path).table("photos", ["uri"])
     assert table["uri"].to_pylist() == ["b", "c", "a"]
@@ -89,9 +89,9 @@ def test_readers_follow_the_plan_and_its_order(tmp_path: Path) -> None:
 
 def test_the_record_decides_between_two_attempts(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    dataset = planned(store, s0="k0")
-    first = commit(store, "s0", "k0", photos("first"))
-    second = commit(store, "s0", "k0", photos("second"))  # a zombie with other bytes
+    dataset = planned(store, **{"000000": "k0"})
+    first = commit(store, "000000", "k0", photos("first"))
+    second = commit(store, "000000", "k0", photos("second"))  # a zombie with other bytes
     assert second == first
     assert dataset.table("photos")["uri"].to_pylist() == ["first"]
     assert len(store.list("photos")) == 2
@@ -99,23 +99,49 @@ def test_the_record_decides_between_two_attempts(tmp_path: Path) -> None:
     assert store.list("photos") == [first.files[0].file]
 
 
+def test_retire_never_touches_what_is_not_its_own(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    dataset = planned(store, **{"000000": "k0"})
+    commit(store, "000000", "k0", photos("a"))
+    for name in ("holiday.jpg", "000000-notes.parquet", "000001-0123abcd.parquet.bak"):
+        (tmp_path / "photos" / name).write_bytes(b"mine")
+    assert dataset.retire("detect") == 0
+    assert len(store.list("photos")) == 4
+
+
+def test_a_dataset_has_its_folder_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "file").write_text("x")
+    for out, message in (
+        (tmp_path, "holds other things"),
+        ("", "empty"),
+        (tmp_path / "file", "a file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            new_or_open_dataset(out)
+    assert new_or_open_dataset(tmp_path / "new").uri == str(tmp_path / "new")
+    planned(LocalStore(tmp_path / "ds"), **{"000000": "k0"})
+    (tmp_path / "ds" / "my notes.txt").write_text("beside a dataset is fine")
+    assert new_or_open_dataset(tmp_path / "ds").plan("detect") is not None
+
+
 def test_retire_removes_superseded_records_and_files(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    planned(store, s0="old")
-    commit(store, "s0", "old", photos("old"))
-    dataset = planned(store, s0="new")
-    commit(store, "s0", "new", photos("new"))
+    planned(store, **{"000000": "old"})
+    commit(store, "000000", "old", photos("old"))
+    dataset = planned(store, **{"000000": "new"})
+    commit(store, "000000", "new", photos("new"))
     dataset.retire("detect")
     assert dataset.table("photos")["uri"].to_pylist() == ["new"]
-    assert store.list("_commits/detect") == [record_key("detect", "s0", "new")]
+    assert store.list("_commits/detect") == [record_key("detect", "000000", "new")]
     folder = pq.read_table(tmp_path / "photos")  # as DuckDB or Spark would: the whole folder
     assert folder["uri"].to_pylist() == ["new"]
 
 
 def test_manifest_has_no_time_in_it(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    dataset = planned(store, s0="k0")
-    commit(store, "s0", "k0", photos("a"))
+    dataset = planned(store, **{"000000": "k0"})
+    commit(store, "000000", "k0", photos("a"))
     first = dataset.write_manifest()
     assert first["steps"]["detect"]["complete"] is True
     assert first["steps"]["detect"]["counts"] == {"photos": {"ok": 1}}
@@ -127,7 +153,7 @@ def test_manifest_has_no_time_in_it(tmp_path: Path) -> None:
 def test_missing_things_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match="facepipe curate"):
         open_dataset(tmp_path)
-    dataset = planned(LocalStore(tmp_path), s0="k0")
+    dataset = planned(LocalStore(tmp_path), **{"000000": "k0"})
     with pytest.raises(DatasetNotFound, match="facepipe detect"):
         dataset.table("photos")
     with pytest.raises(DatasetNotFound, match="facepipe clean"):
@@ -140,25 +166,25 @@ def test_missing_things_name_the_remedy(tmp_path: Path) -> None:
 
 def test_damage_is_an_error_not_an_answer(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    dataset = planned(store, s0="k0")
-    file = commit(store, "s0", "k0", photos("a")).files[0]
+    dataset = planned(store, **{"000000": "k0"})
+    file = commit(store, "000000", "k0", photos("a")).files[0]
     store.path(file.file).write_bytes(b"PAR1 nonsense")
     with pytest.raises(CorruptData, match="verify"):
         dataset.table("photos")
     store.path(file.file).unlink()
     with pytest.raises(CorruptData, match="verify"):
         dataset.table("photos")
-    store.path(record_key("detect", "s0", "k0")).write_text("{")
+    store.path(record_key("detect", "000000", "k0")).write_text("{")
     with pytest.raises(CorruptData, match="delete it"):
         dataset.commits("detect")
 
 
 def test_a_hostile_record_cannot_reach_outside(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "ds")
-    dataset = planned(store, s0="k0")
-    record = json.loads(commit(store, "s0", "k0", photos("a")).to_json())
+    dataset = planned(store, **{"000000": "k0"})
+    record = json.loads(commit(store, "000000", "k0", photos("a")).to_json())
     record["files"][0]["file"] = "../outside.parquet"
-    store.put(record_key("detect", "s0", "k0"), json.dumps(record).encode())
+    store.put(record_key("detect", "000000", "k0"), json.dumps(record).encode())
     with pytest.raises(Exception, match="leaves the folder"):
         dataset.table("photos")
 

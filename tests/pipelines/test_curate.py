@@ -17,7 +17,14 @@ import pytest
 
 from facepipe import open_dataset
 from facepipe.config import load
-from facepipe.errors import DatasetNotFound, ModelMismatch, SourceNotFound, StoreError
+from facepipe.errors import (
+    DatasetNotFound,
+    ModelMismatch,
+    ModelUnreadable,
+    SourceNotFound,
+    StoreError,
+    UsageError,
+)
 from facepipe.shards import Dataset
 from facepipe.store import LocalStore, locked
 from pipelines import curate
@@ -180,6 +187,64 @@ def test_another_detector_is_refused(tmp_path: Path, photos: Path, made_pack: Pa
     )
     with pytest.raises(ModelMismatch, match=r"det_made\.onnx .* another --out"):
         curated([photos], out, other)
+
+
+def test_a_failed_first_run_leaves_nothing_in_the_way(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    out, wrong = tmp_path / "ds", made.pack(tmp_path / "wrong")
+    (wrong / "pack.yaml").write_text(
+        "detector: {file: made_recogniser.onnx}\nrecogniser: {file: made_recogniser.onnx}\n"
+    )
+    with pytest.raises(ModelUnreadable, match=r"made_recogniser\.onnx"):
+        curated([photos], out, wrong)
+    (wrong / "pack.yaml").write_text(
+        "detector: {file: det_made.onnx}\nrecogniser: {file: det_made.onnx}\n"
+    )
+    with pytest.raises(ModelUnreadable, match="no face recogniser"):
+        curated([photos], out, wrong)
+    assert not out.exists()
+    assert curated([photos], out, made_pack)[0].shards_run > 0
+
+
+def test_photos_that_are_gone_are_kept_until_they_are_let_go(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    source, out = tmp_path / "photos", tmp_path / "ds"
+    shutil.copytree(photos, source)
+    curated([source], out, made_pack)
+    (source / "person-3" / "shot-1.png").unlink()
+    assert all(r.shards_run == 0 for r in curated([source], out, made_pack))
+    changed = labelled_settings("detect.threshold=0.6")
+    with pytest.raises(SourceNotFound, match=r"1 photos .*shot-1\.png .* sources\.gone=drop"):
+        curated([source], out, made_pack, settings=changed)
+    names = by_name(open_dataset(out), "photos", "status")
+    assert names["person-3/shot-1.png"] == [("ok",)]
+    reports = curated([source], out, made_pack, settings=labelled_settings("sources.gone=drop"))
+    assert reports[0].shards_run == 1
+    assert "person-3/shot-1.png" not in by_name(open_dataset(out), "photos", "status")
+    assert verify_dataset(open_dataset(out))["problems"] == []
+
+
+def test_a_dataset_inside_its_source_is_no_source(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    files = sum(p.is_file() for p in source.rglob("*"))
+    curated([source], source / "dataset", made_pack)
+    assert all(r.shards_run == 0 for r in curated([source], source / "dataset", made_pack))
+    assert open_dataset(source / "dataset").table("photos").num_rows == files
+
+
+def test_photos_in_the_output_folder_are_safe(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "project" / "photos")
+    before = sorted((tmp_path / "project").rglob("*"))
+    with pytest.raises(UsageError, match="holds other things"):
+        curated([tmp_path / "project" / "photos"], tmp_path / "project", made_pack)
+    assert sorted((tmp_path / "project").rglob("*")) == before
 
 
 def test_what_is_missing_is_named_and_nothing_is_left_behind(
