@@ -261,14 +261,14 @@ def _dry_text(rows: Sequence[dict[str, Any]]) -> str:
 def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
     """Return the result as a person wants it; the steps' own lines went to stderr."""
     counts = {table: c for r in reports for table, c in r.counts.items()}
-    lines = [f"{'dataset':<9} {out}"]
+    lines = [f"{'dataset':<10} {out}"]
     if not any(r.shards_run for r in reports):
         lines.insert(0, "nothing to do: all was done before")
     for table in ("photos", "faces", "embeddings", "duplicates", "decisions"):
         if table in counts:
             parts = ", ".join(f"{n:,} {status}" for status, n in counts[table].items())
-            lines.append(f"{table:<9} {parts or 'none'}")
-    lines += [f"{name:<9} {path}" for name, path in made.items()]
+            lines.append(f"{table:<10} {parts or 'none'}")
+    lines += [f"{name:<10} {path}" for name, path in made.items()]
     if sum(counts.get("photos", {}).values()) and not counts.get("faces", {"ok": 1}):
         lines.append("no face in any photo: are --models and detect.threshold right?")
     return "\n".join(lines)

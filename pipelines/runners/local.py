@@ -6,9 +6,11 @@ The pool stays up from step to step, so that a run pays for its processes once.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -216,12 +218,26 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _mute_native_libraries()
     import cv2
     import pyarrow as pa
 
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+
+
+def _mute_native_libraries() -> None:
+    """Keep Python's own messages on stderr and drop what libtiff and others print there.
+
+    A hostile TIFF makes libtiff print hundreds of lines; what matters is in the photo's row.
+    """
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    os.close(silent)
 
 
 def _end_with_parent() -> None:
