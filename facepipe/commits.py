@@ -67,7 +67,7 @@ class Commit:
             value.pop("schema_version")
             files = tuple(ShardFile(**f) for f in value.pop("files"))
             return cls(files=files, **value)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptData(
                 f"commit record {name} cannot be read ({error}): delete it and run the same "
                 "command again; only its shard is redone"

@@ -64,7 +64,7 @@ class Dataset:
         try:
             value = json.loads(self.store.get(name))
             return Plan(step=value["step"], shards=value["shards"], basis=value["basis"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CorruptData(
                 f"{self.uri}/{name} cannot be read: delete it and run the step again"
             ) from error
@@ -88,6 +88,30 @@ class Dataset:
         """Tell whether every shard of a step's plan is committed."""
         plan = self.plan(step)
         return plan is not None and len(self.commits(step)) == len(plan.shards)
+
+    def require(self, *steps: str) -> None:
+        """Raise StoreError, with the remedy, unless every shard of the steps is committed."""
+        for step in steps:
+            plan = self.plan(step)
+            done = len(self.commits(step))
+            if plan is None or done < len(plan.shards):
+                of = f"{done} of {len(plan.shards)} shards are" if plan else "nothing is"
+                raise StoreError(
+                    f"{step.split('-')[0]} of {self.uri} has not finished ({of} done): run the "
+                    "command that was interrupted again"
+                )
+
+    def require_embeddings(self, model: str) -> None:
+        """Raise StoreError unless a model's vectors are those of the faces there are now."""
+        step = self.step_of("embeddings", model)
+        self.require("detect", step)
+        faces = {c.shard: f.sha256 for c in self.commits("detect") for f in c.files[1:]}
+        embedded = {c.shard: c.facts.get("faces") for c in self.commits(step)}
+        if faces != embedded:
+            raise StoreError(
+                f"the faces of {self.uri} have changed since they were embedded: run facepipe "
+                f"embed --out {self.uri} again"
+            )
 
     # -- tables --------------------------------------------------------------------------
 
@@ -122,21 +146,27 @@ class Dataset:
         return [f for c in commits for f in c.files if f.table == table]
 
     def table(
-        self, name: str, columns: Sequence[str] | None = None, model: str | None = None
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        model: str | None = None,
+        *,
+        partial: bool = False,
     ) -> pa.Table:
         """Return a table in memory, in shard order, rows by id within a shard.
 
-        Raises DatasetNotFound where its step has not committed anything, CorruptData where
-        a file is missing or does not have the table's columns.
+        Raises DatasetNotFound where its step has not committed anything, StoreError where it
+        has not finished (``partial`` returns what there is), UsageError for an unknown
+        column, CorruptData where a file is missing or is not what its record says.
         """
-        files = self._some_files(name, model)
+        files = self._some_files(name, model, partial)
         return pa.concat_tables([self.read(f, columns) for f in files])
 
-    def scan(self, name: str, model: str | None = None) -> pads.Dataset:
-        """Return a table as a pyarrow dataset, to be filtered and streamed."""
+    def scan(self, name: str, model: str | None = None, *, partial: bool = False) -> pads.Dataset:
+        """Return a table as a pyarrow dataset, to be filtered and streamed; as `table`."""
         import pyarrow.dataset as pads
 
-        files = [str(self.store.path(f.file)) for f in self._some_files(name, model)]
+        files = [str(self.store.path(f.file)) for f in self._some_files(name, model, partial)]
         return pads.dataset(files, format="parquet")
 
     def read(self, file: ShardFile, columns: Sequence[str] | None = None) -> pa.Table:
@@ -164,7 +194,7 @@ class Dataset:
             )
         return table
 
-    def _some_files(self, name: str, model: str | None) -> list[ShardFile]:
+    def _some_files(self, name: str, model: str | None, partial: bool) -> list[ShardFile]:
         files = self.files(name, model)
         if not files:
             step = STEP_OF_TABLE[name]
@@ -172,6 +202,8 @@ class Dataset:
                 f"{self.uri} has no {name} yet: run facepipe {step} --out {self.uri} "
                 "(or facepipe curate, which runs every step)"
             )
+        if not partial:
+            self.require(self.step_of(name, model))
         return files
 
     # -- the end of a step ---------------------------------------------------------------

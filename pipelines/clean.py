@@ -78,6 +78,8 @@ def _facts(fit: CleanFit) -> dict[str, Any]:
 def clean_plan(dataset: Dataset, settings: Settings) -> tuple[CleanJob, Plan, list[ShardTask]]:
     """Return the job, plan and one task of clean over the committed tables."""
     model = dataset.current_model()
+    dataset.require_embeddings(model)
+    dataset.require("dedup")
     job = CleanJob(dataset=dataset.uri, clean=settings.clean, model_id=model)
     basis = {
         "version": VERSION,

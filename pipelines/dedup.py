@@ -77,6 +77,7 @@ class DedupWorker:
 def dedup_plan(dataset: Dataset, settings: Settings) -> tuple[DedupJob, Plan, list[ShardTask]]:
     """Return the job, plan and one task of dedup over the committed tables."""
     model = dataset.current_model()
+    dataset.require_embeddings(model)
     job = DedupJob(dataset=dataset.uri, dedup=settings.dedup, model_id=model)
     basis = {
         "version": VERSION,

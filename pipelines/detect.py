@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,25 +78,44 @@ class DetectWorker:
             if i in quarantined:
                 rows.photos.append(_photo_row(entry, None, _crashed()))
                 continue
-            signal.alarm(self.job.photo_timeout_s)  # a hang becomes a death, which is handled
-            photo_id, decoded = self._read(entry, watch)
-            if decoded.pixels_HWC is None:
-                rows.photos.append(_photo_row(entry, photo_id, decoded))
-            else:
-                pending.append((entry, photo_id or "", decoded))
-                if len(pending) >= self.detector.batch():
-                    self._finish(pending, rows, watch)
-        self._finish(pending, rows, watch)
-        signal.alarm(0)
+            with self._limited():
+                self._take(entry, pending, rows, watch)
+        with self._limited():
+            self._finish(pending, rows, watch)
         return self._commit(task, rows, watch)
 
     def probe(self, task: ShardTask, item: int) -> None:
-        """Read, decode and detect one photo and forget it."""
+        """Do to one photo all that `run` does, and forget it."""
+        pending: list[tuple[Entry, str, Decoded]] = []
+        rows, watch = _Rows(), Stopwatch()
+        with self._limited():
+            self._take(task.payload[item], pending, rows, watch)
+            self._finish(pending, rows, watch)
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Let a hang become the process's death, which the engine handles."""
         signal.alarm(self.job.photo_timeout_s)
-        _, decoded = self._read(task.payload[item], Stopwatch())
-        if decoded.pixels_HWC is not None:
-            self.detector.find([decoded.pixels_HWC])
-        signal.alarm(0)
+        try:
+            yield
+        finally:
+            signal.alarm(0)
+
+    def _take(
+        self,
+        entry: Entry,
+        pending: list[tuple[Entry, str, Decoded]],
+        rows: _Rows,
+        watch: Stopwatch,
+    ) -> None:
+        """Read and decode a photo; detect on it as soon as a batch is full."""
+        photo_id, decoded = self._read(entry, watch)
+        if decoded.pixels_HWC is None:
+            rows.photos.append(_photo_row(entry, photo_id, decoded))
+            return
+        pending.append((entry, photo_id or "", decoded))
+        if len(pending) >= self.detector.batch():
+            self._finish(pending, rows, watch)
 
     def _read(self, entry: Entry, watch: Stopwatch) -> tuple[str | None, Decoded]:
         limit = self.job.decode.max_file_bytes

@@ -77,6 +77,7 @@ class EmbedWorker:
             tables=[("embeddings", f"embeddings/{self.job.model_id[:12]}", table, table.schema)],
             counts={"embeddings": dict(Counter(status.tolist()))},
             seconds=watch.rounded(),
+            facts={"faces": task.payload.sha256},  # Dataset.require_embeddings compares it
         )
 
     def probe(self, task: ShardTask, item: int) -> None:
@@ -114,6 +115,7 @@ def embed_plan(
     dataset: Dataset, pack: Pack, settings: Settings
 ) -> tuple[EmbedJob, Plan, list[ShardTask]]:
     """Return the job, plan and tasks of embed over the committed FACES."""
+    dataset.require("detect")
     model = model_id(pack, settings.embed)
     job = EmbedJob(
         dataset=dataset.uri,

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from facepipe.errors import UsageError
 from facepipe.evaluate import fold_accuracy, picture_name, read_pairs, tar_at_far, wilson_interval
-from facepipe.schema import EmbeddingStatus, FaceStatus
+from facepipe.neighbors import vector_matrix
+from facepipe.quality import labelled_face
+from facepipe.schema import EmbeddingStatus
 from facepipe.shards import Dataset
 from facepipe.sources import path_of
 
@@ -21,7 +23,8 @@ FARS = (1e-1, 1e-2, 1e-3)
 def evaluate_pairs(dataset: Dataset, pairs_file: str) -> dict[str, Any]:
     """Return accuracy per fold and in the mean, its interval, and TAR at some FARs.
 
-    The face of a photo is the labelled one (the large, central one), whatever its quality.
+    The face of a photo is its large, central one (`facepipe.quality.labelled_face`), whatever its
+    quality.
     Pairs that name a photo which is not in the dataset are left out and counted. Raises
     UsageError where the pairs file is missing or too few of its pairs are in the dataset.
     """
@@ -79,23 +82,28 @@ def _by_fold(folds: Any) -> list[tuple[int, float]]:
 
 
 def _vectors_by_picture(dataset: Dataset) -> dict[str, NDArray[np.float32]]:
-    """Return file name without suffix -> unit vector of the photo's labelled face."""
+    """Return file name without suffix -> unit vector of the photo's large, central face."""
+    model = dataset.current_model()
+    dataset.require_embeddings(model)
+    photos = dataset.table("photos", ["uri", "width_px", "height_px"]).to_pylist()
+    size = {row["uri"]: (row["width_px"], row["height_px"]) for row in photos}
+    faces: dict[str, list[dict[str, Any]]] = {}
+    for row in dataset.table("faces", ["face_id", "uri", "box_xyxy_px"]).to_pylist():
+        faces.setdefault(row["uri"], []).append(row)
+    chosen = {
+        rows[labelled_face(np.array([r["box_xyxy_px"] for r in rows]), *size[uri]) or 0][
+            "face_id"
+        ]: uri
+        for uri, rows in faces.items()
+    }
     found: dict[str, NDArray[np.float32]] = {}
-    commits = dataset.commits("detect")
-    faces_of = {c.shard: f for c in commits for f in c.files if f.table == "faces"}
-    step = dataset.step_of("embeddings")
-    for commit in dataset.commits(step):
-        faces = dataset.read(faces_of[commit.shard], ["uri", "status"])
-        rows = dataset.read(commit.files[0], ["vector", "status"])
-        for uri, status, vector, sound in zip(
-            faces["uri"].to_pylist(),
-            faces["status"].to_pylist(),
-            rows["vector"].to_pylist(),
-            rows["status"].to_pylist(),
-            strict=True,
-        ):
-            if status != FaceStatus.BYSTANDER and sound == EmbeddingStatus.OK:
-                found.setdefault(Path(path_of(uri)).stem, np.asarray(vector, dtype=np.float32))
+    for file in dataset.files("embeddings", model):
+        table = dataset.read(file, ["face_id", "vector", "status"])
+        vectors = vector_matrix(table).astype(np.float32)
+        columns = (table[c].to_pylist() for c in ("face_id", "status"))
+        for row, (face, status) in enumerate(zip(*columns, strict=True)):
+            if face in chosen and status == EmbeddingStatus.OK:
+                found[Path(path_of(chosen[face])).stem] = vectors[row]
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from facepipe import ids
 from facepipe.commits import write_parquet
-from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
+from facepipe.errors import CorruptData, DatasetNotFound, UsageError
 from facepipe.gallery import (
     DECISION_COLUMNS,
     FACE_COLUMNS,
@@ -109,6 +109,7 @@ def _described(version: str, manifest: Manifest, built: bool) -> dict[str, Any]:
 def _finished_plans(dataset: Dataset) -> dict[str, str | None]:
     """Return the plan ids of the steps that decide the gallery; clean may not have run yet."""
     embed = dataset.step_of("embeddings")
+    dataset.require_embeddings(dataset.current_model())
     plans: dict[str, str | None] = {}
     for name, step in (("detect", "detect"), ("embed", embed), ("clean", "clean")):
         plan = dataset.plan(step)
@@ -116,11 +117,8 @@ def _finished_plans(dataset: Dataset) -> dict[str, str | None]:
             raise DatasetNotFound(
                 f"{dataset.uri} has not been through {name}: run facepipe {name} or curate first"
             )
-        if plan is not None and not dataset.finished(step):
-            raise StoreError(
-                f"{name} of {dataset.uri} has not finished: run the command that was interrupted "
-                "again, then this one"
-            )
+        if plan is not None:
+            dataset.require(step)
         plans[name] = plan.plan_id if plan is not None else None
     return plans
 

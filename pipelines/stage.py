@@ -87,9 +87,8 @@ def run_step(
             "though every one was run: check that nothing else writes to the dataset, "
             "then run the same command again"
         )
-    if todo:
-        dataset.retire(plan.step)
-        dataset.write_manifest()
+    dataset.retire(plan.step)  # also where nothing was to do: a run may have died just here
+    dataset.write_manifest()
     report = StepReport(
         step=plan.step,
         shards=len(tasks),

@@ -68,7 +68,7 @@ def _matching(dataset: Dataset, table: str, face_id: str, columns: tuple[str, ..
         chosen = pc.starts_with(pc.field("face_id"), face_id)
     else:
         chosen = pc.ends_with(pc.field("uri"), face_id)
-    return dataset.scan(table).to_table(columns=list(columns), filter=chosen)
+    return dataset.scan(table, partial=True).to_table(columns=list(columns), filter=chosen)
 
 
 def _by_occurrence(

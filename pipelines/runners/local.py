@@ -14,7 +14,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_any
@@ -62,8 +68,7 @@ class LocalRunner:
         queue = list(reversed(tasks))
         while queue:
             suspects = self._run_until_death(job, queue, failures, causes, on_done)
-            for task in suspects:  # one at a time, each in a process of its own
-                on_done(task, self._run_alone(job, task))
+            self._run_suspects(job, suspects, queue, failures, causes, on_done)
         if causes:
             name, cause = min(causes.items())
             raise FacepipeError(
@@ -101,11 +106,7 @@ class LocalRunner:
                     raise
                 except Exception as error:
                     del flying[future]
-                    failures[task.shard] += 1
-                    if failures[task.shard] <= self.retries:
-                        queue.insert(0, task)  # last: the cause may pass meanwhile
-                    else:
-                        causes[task.shard] = error
+                    self._failed(task, error, queue, failures, causes)
                     continue
                 del flying[future]
                 on_done(task, commit)
@@ -124,20 +125,40 @@ class LocalRunner:
         self._close(kill=True)
         return sorted(suspects, key=lambda t: t.shard)
 
-    def _run_alone(self, job: Job, task: ShardTask) -> Commit:
-        """Run a suspect in its own process; where that dies too, find what kills it."""
-        commit = _alone(job, task, frozenset())
-        if commit is not None:
-            return commit
-        quarantined = frozenset(_poisonous(job, task))
-        commit = _alone(job, task, quarantined) if quarantined else None
-        if commit is None:
-            raise FacepipeError(
-                f"shard {task.shard} of {task.step} kills its worker, and no single item of it "
-                "does: most likely memory runs out. Use fewer --workers or a smaller "
-                "run.shard_photos, then run the same command again"
-            )
-        return commit
+    def _run_suspects(
+        self,
+        job: Job,
+        suspects: Sequence[ShardTask],
+        queue: list[ShardTask],
+        failures: Counter[str],
+        causes: dict[str, BaseException],
+        on_done: OnDone,
+    ) -> None:
+        """Run each suspect in a process of its own, as many at a time as there are workers."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            flying = {threads.submit(_run_alone, job, task): task for task in suspects}
+            for future, task in flying.items():
+                try:
+                    on_done(task, future.result())
+                except FacepipeError:
+                    raise
+                except Exception as error:
+                    self._failed(task, error, queue, failures, causes)
+
+    def _failed(
+        self,
+        task: ShardTask,
+        error: BaseException,
+        queue: list[ShardTask],
+        failures: Counter[str],
+        causes: dict[str, BaseException],
+    ) -> None:
+        """Put a failed task back, behind all others, or give it up after the last retry."""
+        failures[task.shard] += 1
+        if failures[task.shard] <= self.retries:
+            queue.insert(0, task)  # last: the cause may pass meanwhile
+        else:
+            causes[task.shard] = error
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -165,6 +186,22 @@ def _end(pool: ProcessPoolExecutor, kill: bool) -> None:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _run_alone(job: Job, task: ShardTask) -> Commit:
+    """Run a suspect in its own process; where that dies too, find what kills it."""
+    commit = _alone(job, task, frozenset())
+    if commit is not None:
+        return commit
+    quarantined = frozenset(_poisonous(job, task))
+    commit = _alone(job, task, quarantined) if quarantined else None
+    if commit is None:
+        raise FacepipeError(
+            f"shard {task.shard} of {task.step} kills its worker, and no single item of it "
+            "does: most likely memory runs out. Use fewer --workers or a smaller "
+            "run.shard_photos, then run the same command again"
+        )
+    return commit
+
+
 def _alone(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit | None:
     """Run a task in a fresh process; None where it dies."""
     with _fresh() as pool:
@@ -180,24 +217,20 @@ def _poisonous(job: Job, task: ShardTask) -> Iterator[int]:
     while start < task.items:
         with _fresh() as pool:
             for item in range(start, task.items):
-                try:
-                    pool.submit(_probe, job, task, item).result()
-                except BrokenProcessPool:
-                    if _kills(job, task, item):
-                        yield item
+                if _dies(pool, job, task, item):
+                    with _fresh() as another:
+                        if _dies(another, job, task, item):
+                            yield item
                     start = item + 1
                     break
             else:
                 return
 
 
-def _kills(job: Job, task: ShardTask, item: int) -> bool:
-    with _fresh() as pool:
-        try:
-            pool.submit(_probe, job, task, item).result()
-        except BrokenProcessPool:
-            return True
-        return False
+def _dies(pool: ProcessPoolExecutor, job: Job, task: ShardTask, item: int) -> bool:
+    """Tell whether probing an item kills the process; an error it raises is no death."""
+    future = pool.submit(_probe, job, task, item)
+    return isinstance(future.exception(), BrokenProcessPool)
 
 
 @contextmanager
