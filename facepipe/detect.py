@@ -130,8 +130,9 @@ class Detector:
                 letterbox(p, canvas_px, photo_px, margin) for p in photos[start : start + step]
             ]
             outputs = model(self._blob([canvas for canvas, _ in boxed]))
+            pictures = model.batch or len(boxed)
             for k, (_, scale) in enumerate(boxed):
-                found.append(self._read(model, outputs, k, canvas_px, scale, margin))
+                found.append(self._read(model, outputs, k, pictures, canvas_px, scale, margin))
         return found
 
     def _blob(self, canvases: Sequence[Pixels]) -> Floats:
@@ -144,7 +145,14 @@ class Detector:
         )
 
     def _read(
-        self, model: Model, outputs: list[Floats], k: int, side: int, scale: float, margin: int
+        self,
+        model: Model,
+        outputs: list[Floats],
+        k: int,
+        pictures: int,
+        side: int,
+        scale: tuple[float, float],
+        margin: int,
     ) -> Faces:
         threshold = self.settings.threshold
         try:
@@ -152,14 +160,18 @@ class Detector:
                 named = dict(zip(model.output_names, outputs, strict=True))
                 scores, boxes, points = yunet_candidates(named, k, side, side, threshold)
             else:
-                scores, boxes, points = scrfd_candidates(outputs, k, side, side, threshold)
+                scores, boxes, points = scrfd_candidates(
+                    outputs, k, side, side, threshold, pictures
+                )
         except (KeyError, IndexError, ValueError, ModelUnreadable) as error:
             raise ModelUnreadable(
                 f"{model.name} does not answer as a {self.pack.need_detector().head} detector "
                 f"with five landmarks does ({error}): name another file or head in pack.yaml"
             ) from error
-        boxes = (boxes - margin) / np.float32(scale)
-        points = (points - margin) / np.float32(scale)
+        scale_xy = np.array(scale, dtype=np.float32)
+        scale_xyxy = np.concatenate([scale_xy, scale_xy])
+        boxes = np.divide(boxes - np.float32(margin), scale_xyxy, dtype=np.float32)
+        points = np.divide(points - np.float32(margin), scale_xy, dtype=np.float32)
         good = np.isfinite(boxes).all(axis=1) & np.isfinite(points).all(axis=(1, 2))
         boxes, points, scores = boxes[good], points[good], scores[good]
         keep = suppress(boxes, scores, self.settings.nms_iou)
@@ -189,11 +201,13 @@ class Detector:
 
 def letterbox(
     photo_HWC: Pixels, canvas_px: int, photo_px: int, margin: int
-) -> tuple[Pixels, float]:
-    """Return the photo scaled to fit ``photo_px``, on a black square, and the scale.
+) -> tuple[Pixels, tuple[float, float]]:
+    """Return the photo scaled to fit ``photo_px``, on a black square, and the scale of x and y.
 
-    The photo's top left corner lies at (margin, margin). With ``photo_px`` = ``canvas_px``
-    and no margin this is insightface's letterbox, rounding included.
+    The photo's top left corner lies at (margin, margin). Without a margin this is
+    insightface's letterbox, rounding included: it takes the scale of y for x too, though the
+    shorter side was rounded down. With one, on the small canvas where that would move a
+    point by up to a hundredth of the photo, each axis has its own.
     """
     height, width = photo_HWC.shape[:2]
     if height > width:
@@ -203,7 +217,8 @@ def letterbox(
     canvas = np.zeros((canvas_px, canvas_px, 3), dtype=np.uint8)
     inside = canvas[margin : margin + new_height, margin : margin + new_width]
     inside[:] = cv2.resize(photo_HWC, (new_width, new_height))
-    return canvas, new_height / height
+    scale_y = new_height / height
+    return canvas, (new_width / width if margin else scale_y, scale_y)
 
 
 def ranked(boxes: Floats, points: Floats, scores: Floats, padded: NDArray[np.bool_]) -> Faces:

@@ -101,12 +101,13 @@ class Recogniser:
 def _vectors(model: Model, blob_NCHW: Floats) -> Floats:
     """Return N x D of a model's first output. Raises ModelUnreadable where it is none."""
     output = model(blob_NCHW)[0]
-    if output.shape[0] != len(blob_NCHW) or output.size == 0:
+    rows = model.batch or len(blob_NCHW)
+    if output.shape[:1] != (rows,) or output.size == 0:
         raise ModelUnreadable(
-            f"{model.name} answers {list(output.shape)} to {len(blob_NCHW)} crops, not one vector "
-            "each: it is no face recogniser"
+            f"{model.name} answers {list(output.shape)} to {rows} crops, not one vector each: it "
+            "is no face recogniser"
         )
-    return output.reshape(len(blob_NCHW), -1).astype(np.float32)
+    return output.reshape(rows, -1)[: len(blob_NCHW)].astype(np.float32)
 
 
 def crop_blob(crops: Sequence[Pixels], spec: RecogniserSpec) -> Floats:

@@ -36,9 +36,14 @@ def _centres(height_px: int, width_px: int, stride: int, anchors: int) -> Floats
 
 
 def scrfd_candidates(
-    outputs: list[Floats], picture: int, height_px: int, width_px: int, threshold: float
+    outputs: list[Floats],
+    picture: int,
+    height_px: int,
+    width_px: int,
+    threshold: float,
+    pictures: int = 1,
 ) -> Candidates:
-    """Read insightface's distance heads (SCRFD, RetinaFace).
+    """Read insightface's distance heads (SCRFD, RetinaFace) for one of a batch's pictures.
 
     A box is the distances from its anchor to left, top, right and bottom in strides, a
     landmark its offset in strides (Guo et al., "Sample and Computation Redistribution for
@@ -54,7 +59,7 @@ def scrfd_candidates(
     found = []
     for level, stride in enumerate(strides):
         parts = [outputs[level + k * len(strides)] for k in range(3)]
-        scores, distances, offsets = (p[picture] if p.ndim == 3 else p for p in parts)
+        scores, distances, offsets = (p.reshape(pictures, -1, p.shape[-1])[picture] for p in parts)
         chosen = np.flatnonzero(scores[:, 0] >= threshold)
         centres = _centres(height_px, width_px, stride, anchors)[chosen]
         distance = distances[chosen] * np.float32(stride)

@@ -41,7 +41,15 @@ class Model:
     dim: int  # of the first output's last axis
 
     def __call__(self, blob_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Run the model. Raises ModelUnreadable where the graph fails on its input."""
+        """Run the model. Raises ModelUnreadable where the graph fails on its input.
+
+        A model of one batch size gets a short batch filled up with zeros; its answers for
+        them are the caller's to leave out.
+        """
+        short = (self.batch or 0) - len(blob_NCHW)
+        if short > 0:
+            blank = np.zeros((short, *blob_NCHW.shape[1:]), dtype=np.float32)
+            blob_NCHW = np.concatenate([blob_NCHW, blank])
         try:
             outputs: list[NDArray[np.float32]] = self.session.run(
                 None, {self.session.get_inputs()[0].name: blob_NCHW}
@@ -101,7 +109,14 @@ def _session(data: bytes, name: str, settings: ModelSettings) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider = _PROVIDERS[settings.device]
     try:
-        return ort.InferenceSession(data, options, providers=[_PROVIDERS[settings.device]])
+        session = ort.InferenceSession(data, options, providers=[provider])
     except Exception as error:  # onnxruntime's errors have no common base of their own
         raise ModelUnreadable(f"{name} cannot be opened by onnxruntime: {error}") from error
+    if provider not in session.get_providers():  # it falls back on the CPU with a log line
+        raise UsageError(
+            f"models.device is {settings.device}, but onnxruntime could not start {provider}: "
+            "check the CUDA and cuDNN that facepipe[gpu] needs, or set models.device=cpu"
+        )
+    return session

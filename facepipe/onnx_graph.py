@@ -10,6 +10,7 @@ times as fast and its embeddings move by less than 3e-6 (benchmarks/bench_models
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -33,12 +34,26 @@ def parse(data: bytes, name: str) -> onnx.ModelProto:
         ) from error
     if not model.graph.input or not model.graph.output:
         raise ModelUnreadable(f"{name} is an ONNX file without a graph: download it again")
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise ModelUnreadable(
-                f"{name} keeps its weights in another file: save it as one ONNX file"
-            )
+    if any(t.data_location == TensorProto.EXTERNAL for t in _tensors(model.graph)):
+        raise ModelUnreadable(f"{name} keeps weights in another file: save it as one ONNX file")
+    # Old exports list their weights as inputs too; then onnxruntime must not fold them.
+    weights = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
     return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every stored tensor of a graph, those of its nodes and inner graphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.ByteSize():
+                    yield from _tensors(inner)
 
 
 def input_shape(model: onnx.ModelProto) -> list[int | None]:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facepipe import ids
 from facepipe.errors import ConfigError, ModelNotFound, ModelUnreadable
@@ -61,6 +61,13 @@ class RecogniserSpec(BaseModel):
     rgb: bool = True
     batch: int | None = Field(None, ge=1, description="where a model must run at one batch size")
 
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError("must be positive")
+        return value
+
 
 class Pack(BaseModel):
     """A detector and a recogniser; either may be missing where only the other is asked for."""
@@ -91,22 +98,25 @@ class Pack(BaseModel):
 
     def read(self, spec: DetectorSpec | RecogniserSpec) -> bytes:
         """Return a model file's bytes. Raises ModelNotFound, ModelUnreadable."""
-        path = Path(self.folder) / spec.file
-        try:
-            if path.stat().st_size > MAX_MODEL_BYTES:
-                raise ModelUnreadable(f"{path} is over 2 GB: not an ONNX model of one file")
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise ModelNotFound(
-                f"{path} does not exist, though {DESCRIPTION} names it: correct the name"
-            ) from error
-        except OSError as error:
-            raise ModelUnreadable(f"{path} cannot be read: {error.strerror}") from error
+        return _model_bytes(Path(self.folder) / spec.file)
 
     def digest(self, spec: DetectorSpec | RecogniserSpec) -> str:
         """Return the model id: a digest of the weights and of all that is done to its input."""
         weights = ids.sha256_hex(self.read(spec))
         return ids.digest([weights, spec.model_dump(exclude={"file"}, mode="json")])
+
+
+def _model_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelUnreadable(f"{path} is over 2 GB: not an ONNX model of one file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelNotFound(
+            f"{path} does not exist, though {DESCRIPTION} names it: correct the name"
+        ) from error
+    except OSError as error:
+        raise ModelUnreadable(f"{path} cannot be read: {error.strerror}") from error
 
 
 def find_pack(name: str, *, download: bool = True) -> Pack:
@@ -183,11 +193,11 @@ def _from_files(folder: Path) -> Pack:
     from facepipe.onnx_graph import input_shape, parse
 
     found: dict[str, Any] = {}
-    files = sorted(folder.glob("*.onnx"))
+    files = sorted(p for p in folder.glob("*.onnx") if p.is_file())
     if not files:
         raise ModelNotFound(f"{folder} holds no .onnx file: it is not a model pack")
     for path in files:
-        model = parse(path.read_bytes(), str(path))
+        model = parse(_model_bytes(path), str(path))
         outputs, shape = len(model.graph.output), input_shape(model)
         if outputs >= 5:
             head = "yunet" if _is_yunet([o.name for o in model.graph.output]) else "scrfd"

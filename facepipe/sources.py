@@ -93,7 +93,7 @@ def read_bytes(entry: Entry, max_bytes: int) -> bytes:
 
 
 def _list_root(root: Path, settings: SourceSettings, leave_out: str | None) -> Iterator[Entry]:
-    if not root.exists():
+    if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises on a forbidden folder
         raise SourceNotFound(f"source {root} does not exist: give a folder of photos or one photo")
     if not root.is_dir():
         label = root.parent.name if settings.labels == "folder" else None

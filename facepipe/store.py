@@ -19,6 +19,7 @@ from facepipe.errors import StoreError, StoreFull
 TEMPORARY = "_tmp"  # all unfinished writes live here, so that sweeping them is one listing
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -81,8 +82,8 @@ class LocalStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key durably unless it exists; True for the one writer that did.
 
-        A hard link is made only if the name is free, which is atomic on every local file
-        system and on NFS.
+        A hard link is made only if the name is free, which is atomic on local file systems and
+        on NFS. Raises StoreError on one without hard links (FAT, some network mounts).
         """
         with _explained(self.root, key):
             temporary, final = self._write_temporary(key, data)
@@ -90,6 +91,13 @@ class LocalStore:
                 os.link(temporary, final)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StoreError(
+                        f"the file system of {self.root} has no hard links ({error.strerror}), "
+                        "which commits need: choose an --out on one that has"
+                    ) from error
+                raise
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_folder(final.parent)
@@ -148,9 +156,14 @@ def locked(store: LocalStore) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise StoreError(
                 f"another run is working on {store.root}: wait until it has finished, "
                 "or end it, then run the same command again"
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"the file system of {store.root} cannot lock files ({error.strerror}): choose "
+                "an --out on one that can"
             ) from error
         yield

@@ -12,7 +12,22 @@ from facepipe.errors import FacepipeError
 from facepipe.packs import find_pack
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
-_NEEDED = ("numpy", "pyarrow", "onnxruntime", "faiss-cpu", "insightface", "pillow", "simplejpeg")
+_NEEDED = (
+    "numpy",
+    "pyarrow",
+    "onnx",
+    "onnxruntime",
+    "faiss-cpu",
+    "insightface",
+    "pillow",
+    "pi-heif",
+    "simplejpeg",
+    "pydantic",
+    "pyyaml",
+    "jinja2",
+    "typer",
+    "rich",
+)
 _OPTIONAL = {
     "ray": "the ray engine",
     "apache-beam": "the beam engine",
@@ -64,8 +79,10 @@ def _one_opencv() -> dict[str, Any]:
 
 
 def _formats() -> dict[str, Any]:
-    from PIL import features
-
+    try:
+        from PIL import features
+    except ImportError:
+        return _check("formats", False, "cannot read any: pip install pillow")
     avif, webp = (bool(features.check(name)) for name in ("avif", "webp"))
     heic = _version("pi-heif") is not None
     missing = [n for n, ok in (("AVIF", avif), ("WebP", webp), ("HEIC", heic)) if not ok]
@@ -80,8 +97,10 @@ def _space() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError:
+        return _check("gpu", False, "onnxruntime is not installed", optional=True)
     onnxruntime.disable_telemetry_events()
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     text = "CUDA is there: use --set models.device=cuda" if cuda else "no CUDA in onnxruntime"
@@ -92,6 +111,6 @@ def _pack(models: str) -> dict[str, Any]:
     try:
         pack = find_pack(models, download=False)
         detector, recogniser = pack.need_detector(), pack.need_recogniser()
-    except FacepipeError as error:
+    except (FacepipeError, ImportError) as error:
         return _check("models", False, str(error))
     return _check("models", True, f"{pack.folder}: {detector.file}, {recogniser.file}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,12 +92,19 @@ def extend(
 
 def _stays(entry: Entry, drop_gone: bool) -> bool:
     """Tell whether an entry that is not listed today keeps its row."""
-    path = Path(path_of(entry.uri))
     if entry.problem is not None:  # an unreadable folder that is readable or gone by now
-        return path.exists() and not (path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+        path = path_of(entry.uri)
+        mended = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # noqa: PTH112
+        return not mended and not is_gone(entry)
     return not (drop_gone and is_gone(entry))
 
 
 def is_gone(entry: Entry) -> bool:
-    """Tell whether an entry's file is no longer there."""
-    return not Path(path_of(entry.uri)).exists()
+    """Tell whether an entry's file is no longer there; one that may not be looked at is."""
+    try:
+        os.stat(path_of(entry.uri))  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

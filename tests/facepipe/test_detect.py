@@ -61,7 +61,7 @@ def test_the_letterbox_is_insightfaces(shape: tuple[int, int]) -> None:
     if new_height and new_width:
         expected[:new_height, :new_width] = cv2.resize(photo, (new_width, new_height))
         assert np.array_equal(canvas, expected)
-        assert scale == new_height / photo.shape[0]
+        assert scale == (new_height / photo.shape[0],) * 2
     else:
         assert canvas.any()  # a sliver keeps at least one pixel
 

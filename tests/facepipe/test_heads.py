@@ -58,6 +58,15 @@ def test_distance_heads_are_insightfaces(levels: int, anchors: int, batched: boo
     np.testing.assert_allclose(points[keep], kps, rtol=1e-6)
 
 
+def test_flat_outputs_of_a_batch_belong_to_their_picture() -> None:
+    one, two = random_outputs(3, 2, False, seed=1), random_outputs(3, 2, False, seed=2)
+    both = [np.concatenate(pair) for pair in zip(one, two, strict=True)]
+    for picture, alone in enumerate((one, two)):
+        got = scrfd_candidates(both, picture, SIDE, SIDE, 0.5, pictures=2)
+        for a, b in zip(got, scrfd_candidates(alone, 0, SIDE, SIDE, 0.5), strict=True):
+            assert np.array_equal(a, b)
+
+
 @pytest.mark.parametrize("count", [3, 6, 10, 12])
 def test_a_head_without_landmarks_is_refused(count: int) -> None:
     with pytest.raises(ModelUnreadable, match=f"{count} outputs"):

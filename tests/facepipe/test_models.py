@@ -150,6 +150,41 @@ def test_weights_in_another_file_are_refused() -> None:
         open_model(model.SerializeToString(), "hostile", CPU)
 
 
+def test_weights_of_a_node_in_another_file_are_refused() -> None:
+    model = parse(made.recogniser(), "made")
+    node = model.graph.node.add()
+    node.op_type = "Constant"
+    node.output.append("unused")
+    attribute = node.attribute.add()
+    attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+    attribute.t.data_location = TensorProto.EXTERNAL
+    with pytest.raises(ModelUnreadable, match="another file"):
+        open_model(model.SerializeToString(), "hostile", CPU)
+
+
+def test_weights_that_are_listed_as_inputs_too() -> None:
+    model = parse(made.recogniser(), "made")
+    listed = onnx.helper.make_tensor_value_info("slope", TensorProto.FLOAT, [3, 1, 1])
+    model.graph.input.insert(0, listed)
+    x = np.random.default_rng(0).normal(0, 1, (2, 3, 112, 112)).astype(np.float32)
+    old = session(made.recogniser()).run(None, {"input": x})[0]  # type: ignore[attr-defined]
+    new = open_model(model.SerializeToString(), "old export", CPU)(x)[0]
+    np.testing.assert_allclose(new, old, atol=1e-6)
+
+
+def test_a_model_of_one_batch_size_gets_whole_batches(
+    tmp_path: Path, crops: list[np.ndarray]
+) -> None:
+    expected = recogniser(tmp_path / "free").embed(crops)
+    model = parse(made.recogniser(), "made")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    fixed = made.pack(tmp_path / "fixed")
+    (fixed / "made_recogniser.onnx").write_bytes(model.SerializeToString())
+    four = Recogniser(find_pack(str(fixed)), EmbedSettings(), CPU)
+    np.testing.assert_allclose(four.embed(crops), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"not a model", made.recogniser()[:200]])
 def test_broken_models_name_the_file(data: bytes) -> None:
     with pytest.raises(ModelUnreadable, match=r"broken\.onnx"):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facepipe import open_dataset
+from facepipe.commits import record_key
 from facepipe.config import load
 from facepipe.errors import (
     DatasetNotFound,
@@ -162,6 +163,30 @@ def test_a_changed_setting_redoes_what_depends_on_it(
         True,
         True,
     ]
+
+
+def test_no_step_works_on_a_fragment_or_on_other_faces(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    source, out = tmp_path / "photos", tmp_path / "ds"
+    shutil.copytree(photos, source)
+    curated([source], out, made_pack)
+    dataset = open_dataset(out)
+    last = dataset.commits("detect")[-1]
+    dataset.store.delete(record_key("detect", last.shard, last.key))  # as if interrupted there
+    for step in ("embed", "dedup", "clean"):
+        with pytest.raises(StoreError, match=r"detect of .* has not finished"):
+            curated([], out, made_pack, steps=(step,))
+    with pytest.raises(StoreError, match="has not finished"):
+        dataset.table("faces")
+    assert 0 < dataset.table("faces", partial=True).num_rows
+    changed = made.save(source / "person-3" / "shot-0.png", made.photo([(3, 41, 140, 140)], 906))
+    curated([changed.parents[1]], out, made_pack, steps=("detect",))
+    for step in ("dedup", "clean"):
+        with pytest.raises(StoreError, match="have changed since they were embedded"):
+            curated([], out, made_pack, steps=(step,))
+    curated([source], out, made_pack)
+    assert verify_dataset(dataset)["problems"] == []
 
 
 def test_another_recogniser_gets_its_own_table(

@@ -113,6 +113,18 @@ def test_a_lasting_error_names_the_shard_after_the_others_are_done(tmp_path: Pat
     assert (tmp_path / "weak").stat().st_size == 2
 
 
+def test_an_error_beside_a_death_costs_only_its_own_shard(tmp_path: Path) -> None:
+    done: dict[str, Commit] = {}
+    job = Job(str(tmp_path), poison="kill", fail=99)
+    with (
+        pytest.raises(FacepipeError, match="1 shards failed"),
+        LocalRunner(2, retries=1) as runner,
+    ):
+        todo = tasks(weak=["x"], bad=["poison"], a=["x"], b=["x"])
+        runner.map(job, todo, lambda task, commit: done.__setitem__(task.shard, commit))
+    assert {n: c.facts["quarantined"] for n, c in done.items()} == {"bad": [0], "a": [], "b": []}
+
+
 def test_an_error_with_a_remedy_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(StoreFull, match="made disk"):
         run(Job(str(tmp_path)), *tasks(full=["x"]))
