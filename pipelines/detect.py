@@ -9,25 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from facepipe import ids
-from facepipe.align import AlignSettings, aligned_crop, encode_crop
+from facepipe.align import AlignSettings
 from facepipe.commits import Commit, Plan, write_shard
 from facepipe.config import Settings
 from facepipe.decode import Decoded, DecodeSettings, decode
 from facepipe.dedup import perceptual_hash
-from facepipe.detect import Detector, DetectSettings, Faces
+from facepipe.detect import Detector, DetectSettings
 from facepipe.errors import ModelMismatch, SourceNotFound
 from facepipe.models import ModelSettings
 from facepipe.packs import Pack
-from facepipe.quality import QualitySettings, labelled_face, mark, measure
-from facepipe.schema import FACES, PHOTOS, FaceStatus, PhotoStatus
+from facepipe.quality import QualitySettings
+from facepipe.schema import FACES, PHOTOS, PhotoStatus
 from facepipe.shards import Dataset
 from facepipe.sources import Entry, list_sources, read_bytes
 from facepipe.store import LocalStore
+from pipelines.detect_rows import crashed, face_rows, failed, photo_row, pixels_of
 from pipelines.listing import extend, is_gone, read_listing, write_listing
 from pipelines.runners import ShardTask
 from pipelines.stage import Stopwatch, missing, plan_of, shard_key
@@ -76,7 +75,7 @@ class DetectWorker:
         pending: list[tuple[Entry, str, Decoded]] = []
         for i, entry in enumerate(task.payload):
             if i in quarantined:
-                rows.photos.append(_photo_row(entry, None, _crashed()))
+                rows.photos.append(photo_row(entry, None, crashed()))
                 continue
             with self._limited():
                 self._take(entry, pending, rows, watch)
@@ -111,7 +110,7 @@ class DetectWorker:
         """Read and decode a photo; detect on it as soon as a batch is full."""
         photo_id, decoded = self._read(entry, watch)
         if decoded.pixels_HWC is None:
-            rows.photos.append(_photo_row(entry, photo_id, decoded))
+            rows.photos.append(photo_row(entry, photo_id, decoded))
             return
         pending.append((entry, photo_id or "", decoded))
         if len(pending) >= self.detector.batch():
@@ -122,12 +121,12 @@ class DetectWorker:
         try:
             data = read_bytes(entry, limit)
         except OSError as error:
-            return None, _failed(PhotoStatus.UNREADABLE, error.strerror or str(error))
+            return None, failed(PhotoStatus.UNREADABLE, error.strerror or str(error))
         finally:
             watch.lap("read")
         if len(data) > limit:
             text = f"over decode.max_file_bytes = {limit}"
-            return None, _failed(PhotoStatus.TOO_LARGE, text)
+            return None, failed(PhotoStatus.TOO_LARGE, text)
         decoded = decode(data, self.job.decode)
         known = decoded.status is not PhotoStatus.NOT_AN_IMAGE
         photo_id = ids.photo_id(data) if known else None
@@ -138,55 +137,17 @@ class DetectWorker:
         self, pending: list[tuple[Entry, str, Decoded]], rows: _Rows, watch: Stopwatch
     ) -> None:
         """Detect on the waiting photos, write their rows, and let their pixels go."""
-        found = self.detector.find([_pixels(d) for _, _, d in pending])
+        found = self.detector.find([pixels_of(d) for _, _, d in pending])
         watch.lap("detect")
         for (entry, photo_id, decoded), faces in zip(pending, found, strict=True):
-            phash = perceptual_hash(_pixels(decoded))
-            rows.photos.append(_photo_row(entry, photo_id, decoded, phash, len(faces)))
+            phash = perceptual_hash(pixels_of(decoded))
+            rows.photos.append(photo_row(entry, photo_id, decoded, phash, len(faces)))
             watch.lap("hash")
-            rows.faces += self._face_rows(entry, photo_id, decoded, faces)
+            rows.faces += face_rows(
+                entry, photo_id, pixels_of(decoded), faces, self.job.quality, self.job.align
+            )
             watch.lap("align")
         pending.clear()
-
-    def _face_rows(
-        self, entry: Entry, photo_id: str, decoded: Decoded, faces: Faces
-    ) -> list[dict[str, Any]]:
-        pixels = _pixels(decoded)
-        height, width = pixels.shape[:2]
-        labelled = labelled_face(faces.boxes_N4, width, height) if entry.source_label else None
-        rows = []
-        for k in range(len(faces)):
-            points, box = faces.landmarks_N52[k], faces.boxes_N4[k]
-            crop = aligned_crop(pixels, points)
-            quality = measure(crop, points, box, width, height)
-            score = float(faces.scores_N[k])
-            status = mark(quality, score, self.job.quality)
-            if labelled is not None and k != labelled:
-                status = FaceStatus.BYSTANDER
-            rows.append(
-                {
-                    "face_id": ids.face_id(photo_id, k),
-                    "photo_id": photo_id,
-                    "uri": entry.uri,
-                    "member": None,
-                    "box_xyxy_px": box,
-                    "landmarks_xy_px": points.ravel(),
-                    "det_score": score,
-                    "rotation_deg": faces.rotation_deg,
-                    "padded": bool(faces.padded_N[k]),
-                    "crop": encode_crop(crop, self.job.align),
-                    "eye_distance_px": quality.eye_distance_px,
-                    "sharpness": quality.sharpness,
-                    "yaw_deg": quality.yaw_deg,
-                    "pitch_deg": quality.pitch_deg,
-                    "roll_deg": quality.roll_deg,
-                    "brightness": quality.brightness,
-                    "inside_frame": quality.inside_frame,
-                    "source_label": entry.source_label,
-                    "status": str(status),
-                }
-            )
-        return rows
 
     def _commit(self, task: ShardTask, rows: _Rows, watch: Stopwatch) -> Commit:
         photos = sorted(rows.photos, key=lambda r: (r["photo_id"] or "", r["uri"]))
@@ -209,48 +170,6 @@ class DetectWorker:
             counts=counts,
             seconds=watch.rounded(),
         )
-
-
-def _pixels(decoded: Decoded) -> NDArray[np.uint8]:
-    if decoded.pixels_HWC is None:
-        raise ValueError("only photos with pixels wait for the detector")
-    return decoded.pixels_HWC
-
-
-def _failed(status: PhotoStatus, error: str) -> Decoded:
-    return Decoded(
-        status=status,
-        error=error,
-        format=None,
-        width_px=None,
-        height_px=None,
-        orientation=None,
-        pixels_HWC=None,
-    )
-
-
-def _crashed() -> Decoded:
-    return _failed(PhotoStatus.CRASHED, "decoding or detecting it killed the process, also alone")
-
-
-def _photo_row(
-    entry: Entry, photo_id: str | None, decoded: Decoded, phash: bytes | None = None, faces: int = 0
-) -> dict[str, Any]:
-    return {
-        "photo_id": photo_id,
-        "uri": entry.uri,
-        "member": None,
-        "bytes": entry.bytes,
-        "format": decoded.format,
-        "width_px": decoded.width_px,
-        "height_px": decoded.height_px,
-        "orientation": decoded.orientation,
-        "source_label": entry.source_label,
-        "phash": phash,
-        "faces": faces,
-        "status": str(decoded.status),
-        "error": decoded.error,
-    }
 
 
 # -- in the driver -----------------------------------------------------------------------
