@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from facepipe.commits import Plan
 from facepipe.config import Settings
-from facepipe.detect import Detector
-from facepipe.embed import Recogniser
 from facepipe.errors import QuarantineExceeded
 from facepipe.models import require_device
 from facepipe.packs import Pack
@@ -56,7 +52,7 @@ def run(
     dataset = _dataset(request)
     reports = []
     if "detect" in request.steps:  # what is wrong must not leave an empty dataset behind
-        _try_models(dataset, request)
+        _check_models(dataset, request, runner)
     with locked(dataset.store):
         dataset.store.sweep()
         for step in request.steps:
@@ -93,15 +89,15 @@ def dry_run(request: Request) -> list[dict[str, Any]]:
     return rows
 
 
-def _try_models(dataset: Dataset, request: Request) -> None:
-    """Run each model once where photos are to be done: hours later is too late to find out."""
-    _, plan, tasks = _plan("detect", dataset, request)
+def _check_models(dataset: Dataset, request: Request, runner: Runner) -> None:
+    """Try every model where photos are to be done: hours later is too late to find out."""
+    job, plan, tasks = _plan("detect", dataset, request)
     if request.pack is None or not missing(dataset, plan.step, tasks):
         return
-    settings, blank = request.settings, np.zeros((112, 112, 3), np.uint8)
-    Detector(request.pack, settings.detect, settings.models).find([blank])
+    jobs: list[Job] = [job]
     if "embed" in request.steps:
-        Recogniser(request.pack, settings.embed, settings.models).embed([blank])
+        jobs.append(embed.embed_job(dataset, request.pack, request.settings))
+    runner.check(jobs)
 
 
 def _dataset(request: Request) -> Dataset:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from facepipe import ids
@@ -68,6 +69,10 @@ class DetectWorker:
     job: DetectJob
     store: LocalStore
     detector: Detector
+
+    def check(self) -> None:
+        """Look for faces on a blank picture."""
+        self.detector.find([np.zeros((64, 64, 3), dtype=np.uint8)])
 
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         """Read, decode, detect, align and measure one shard, and commit it."""

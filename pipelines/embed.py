@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from facepipe.align import decode_crop
+from facepipe.align import CROP_PX, decode_crop
 from facepipe.commits import Commit, Plan, ShardFile, write_shard
 from facepipe.config import Settings
 from facepipe.embed import EmbedSettings, Recogniser, model_id, normalise
@@ -48,6 +48,10 @@ class EmbedWorker:
     job: EmbedJob
     dataset: Dataset
     recogniser: Recogniser
+
+    def check(self) -> None:
+        """Embed a blank crop."""
+        self.recogniser.embed([np.zeros((CROP_PX, CROP_PX, 3), dtype=np.uint8)])
 
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         """Decode, embed and normalise one shard's crops, and commit them."""
@@ -111,19 +115,24 @@ def _table(
     )
 
 
+def embed_job(dataset: Dataset, pack: Pack, settings: Settings) -> EmbedJob:
+    """Return the job of embed, which its plan and a check of the models share."""
+    return EmbedJob(
+        dataset=dataset.uri,
+        pack=pack,
+        embed=settings.embed,
+        models=settings.models,
+        model_id=model_id(pack, settings.embed),
+    )
+
+
 def embed_plan(
     dataset: Dataset, pack: Pack, settings: Settings
 ) -> tuple[EmbedJob, Plan, list[ShardTask]]:
     """Return the job, plan and tasks of embed over the committed FACES."""
     dataset.require("detect")
-    model = model_id(pack, settings.embed)
-    job = EmbedJob(
-        dataset=dataset.uri,
-        pack=pack,
-        embed=settings.embed,
-        models=settings.models,
-        model_id=model,
-    )
+    job = embed_job(dataset, pack, settings)
+    model = job.model_id
     step = dataset.step_of("embeddings", model)
     basis = {
         "version": VERSION,

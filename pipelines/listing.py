@@ -30,7 +30,7 @@ _SCHEMA = pa.schema(
         pa.field("shard", pa.string(), nullable=False),
     ]
 )
-_FEWEST, _MOST, _SHARDS = 16, 256, 24  # photos a shard, and shards aimed at for few photos
+_FEWEST, _MOST, _SHARDS = 4, 256, 24  # photos a shard, and shards aimed at for few photos
 
 Shards = dict[str, list[Entry]]
 

@@ -29,6 +29,10 @@ class ShardTask:
 class Worker(Protocol):
     """Runs the tasks of one job in one process."""
 
+    def check(self) -> None:
+        """Try what was opened on a made input. Raises what `run` would for a bad model."""
+        ...
+
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         """Run and commit one shard, giving quarantined items their status untouched."""
         ...
@@ -48,6 +52,10 @@ class Job(Protocol):
 
 class Runner(Protocol):
     """An engine."""
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Open and check workers of these jobs. Raises the first error, in the jobs' order."""
+        ...
 
     def map(
         self, job: Job, tasks: Sequence[ShardTask], on_done: Callable[[ShardTask, Commit], None]

@@ -61,6 +61,18 @@ class LocalRunner:
         """End the processes: at once after an error or Ctrl-C, their shards are redone."""
         self._close(kill=kind is not None)
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Open and check workers of these jobs. See `pipelines.runners.Runner.check`."""
+        for future in [self._started().submit(_check, job) for job in jobs]:
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                self._close(kill=True)
+                raise FacepipeError(
+                    "opening the models kills the process: is there memory enough for "
+                    f"{self.workers} workers, and does onnxruntime run on this machine?"
+                ) from error
+
     def map(self, job: Job, tasks: Sequence[ShardTask], on_done: OnDone) -> None:
         """Run every task to its commit. See `pipelines.runners.Runner.map`."""
         failures: Counter[str] = Counter()
@@ -287,6 +299,10 @@ def _worker(job: Job) -> Worker:
             del _WORKERS[next(iter(_WORKERS))]
         _WORKERS[job] = job.open()
     return _WORKERS[job]
+
+
+def _check(job: Job) -> None:
+    _worker(job).check()
 
 
 def _run(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit:

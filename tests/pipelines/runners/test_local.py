@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from facepipe.commits import Commit
-from facepipe.errors import FacepipeError, StoreFull
+from facepipe.errors import FacepipeError, ModelUnreadable, StoreFull
 from pipelines.runners import ShardTask
 from pipelines.runners.local import LocalRunner
 
@@ -33,6 +33,12 @@ class Job:
 @dataclass
 class Worker:
     job: Job
+
+    def check(self) -> None:
+        if self.job.poison == "open":
+            os._exit(9)
+        if self.job.fail:
+            raise ModelUnreadable("a made model that is broken")
 
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         self._count(task.shard)
@@ -128,6 +134,16 @@ def test_an_error_beside_a_death_costs_only_its_own_shard(tmp_path: Path) -> Non
 def test_an_error_with_a_remedy_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(StoreFull, match="made disk"):
         run(Job(str(tmp_path)), *tasks(full=["x"]))
+
+
+def test_models_are_checked_before_the_first_task(tmp_path: Path) -> None:
+    with LocalRunner(2) as runner:
+        runner.check([Job(str(tmp_path))] * 3)
+        with pytest.raises(ModelUnreadable, match="broken"):
+            runner.check([Job(str(tmp_path)), Job(str(tmp_path), fail=1)])
+        with pytest.raises(FacepipeError, match="kills the process"):
+            runner.check([Job(str(tmp_path), poison="open")])
+        runner.check([Job(str(tmp_path))])  # the engine goes on after that
 
 
 def alive(pid: int) -> bool:
