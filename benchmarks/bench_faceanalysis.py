@@ -38,6 +38,11 @@ def facepipe(photos: list[str], out: str, pack: str, workers: int, extra: list[s
     return time.perf_counter() - started
 
 
+def padding(args: argparse.Namespace) -> list[str]:
+    """Return the options that switch facepipe's second pass off, where that was asked for."""
+    return ["--set", "detect.padded_pass=never"] if args.no_padded else []
+
+
 def readable(photos: list[str]) -> list[str]:
     """Return the files that are photos to both."""
     import cv2
@@ -79,7 +84,7 @@ def agree(args: argparse.Namespace) -> None:
     """Print how far the two agree."""
     files = readable(args.photos)[: args.limit]
     with tempfile.TemporaryDirectory() as out:
-        facepipe(files, out, args.pack, args.workers, [])
+        facepipe(files, out, args.pack, args.workers, padding(args))
         ours = faces_by_photo(out)
     theirs, _, _ = analyse(files, args.pack, workers=args.workers)
     same, all_pairs, differ = 0, {"iou": [], "landmarks_px": [], "cosine": []}, []
@@ -108,13 +113,7 @@ def speed(args: argparse.Namespace) -> None:
     rows = []
     for turn in range(args.repeats):
         with tempfile.TemporaryDirectory() as out:
-            mine = facepipe(
-                files,
-                out,
-                args.pack,
-                args.workers,
-                ["--set", "detect.padded_pass=never"] if args.no_padded else [],
-            )
+            mine = facepipe(files, out, args.pack, args.workers, padding(args))
         _, whole, steady = analyse(files, args.pack, workers=args.workers)
         rows.append((len(files) / mine, len(files) / whole, len(files) / steady))
         print(json.dumps({"turn": turn, "facepipe": mine, "peer": whole, "peer_ready": steady}))
