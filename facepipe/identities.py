@@ -204,7 +204,19 @@ def find_moves(fitted: LabelFit, min_confidence: float) -> Moves:
         move.label_N[rows[sure]] = label_FK[best_F][sure]
         move.confidence_N[rows[sure]] = confidence_F[sure]
         move.cosine_N[rows[sure]] = cosine_FK[best_F][sure]
+    _stay_where_nobody_stays(fitted, move)
     return move
+
+
+def _stay_where_nobody_stays(fitted: LabelFit, move: Moves) -> None:
+    """Take back moves to a label whose own members are all moved away: two labels would swap."""
+    faces = fitted.faces
+    staying_N = (fitted.weight_N > 0) & (move.label_N < 0)
+    staying_L = np.bincount(faces.label_N, staying_N, minlength=faces.labels)
+    undone_N = (move.label_N >= 0) & (staying_L[move.label_N] == 0)
+    move.label_N[undone_N] = -1
+    move.confidence_N[undone_N] = 0.0
+    move.cosine_N[undone_N] = np.nan
 
 
 def _doubted(fitted: LabelFit) -> Int64:

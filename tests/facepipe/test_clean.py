@@ -258,6 +258,20 @@ def test_a_face_under_the_wrong_name_is_moved() -> None:
     assert {r["decision"] for r in rows[1:]} == {"keep"}
 
 
+def test_two_labels_do_not_swap_their_faces() -> None:
+    """Two labels of two, each face nearest to one of the other label: nobody can say whose."""
+    crowd = people([6] * 60, seed=3)
+    cosines = np.array(
+        [[1, 0.2, 0.7, 0.5], [0.2, 1, 0.5, 0.7], [0.7, 0.5, 1, 0.2], [0.5, 0.7, 0.2, 1]]
+    )
+    pairs = np.zeros((4, crowd.shape[1]))
+    pairs[:, :4] = np.linalg.cholesky(cosines)
+    labels: list[str | None] = [f"p{i // 6:02d}" for i in range(360)]
+    rows, _ = cleaned([*labels, "ann", "ann", "bea", "bea"], np.vstack([crowd, pairs]))
+    moved = {(r["source_label"], r["identity_id"]) for r in rows if r["decision"] == "relabel"}
+    assert not {("ann", "bea"), ("bea", "ann")} <= moved
+
+
 def test_a_face_that_fits_two_labels_alike_is_not_moved() -> None:
     """Two labels of one person: a stray face of theirs has no clear home."""
     vectors = tight([17] + [8] * 20)
