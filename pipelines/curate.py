@@ -57,7 +57,7 @@ def run(
         dataset.store.sweep()
         for step in request.steps:
             job, plan, tasks = _plan(step, dataset, request)
-            _before(step, dataset, request, tasks)
+            _before(dataset, plan, tasks)
             reports.append(run_step(dataset, runner, job, plan, tasks, progress))
     return reports, _exceeded(reports, request.settings.run.max_quarantined)
 
@@ -121,14 +121,12 @@ def _plan(step: str, dataset: Dataset, request: Request) -> tuple[Job, Plan, lis
     return clean.clean_plan(dataset, settings)
 
 
-def _before(step: str, dataset: Dataset, request: Request, tasks: Sequence[ShardTask]) -> None:
+def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask]) -> None:
     """Store what a step's later readers need to know, before its first shard."""
-    if step == "detect":
+    if plan.step == detect.STEP:
         detect.save_listing(dataset, tasks)
-    if step == "embed" and request.pack is not None:
-        from facepipe.embed import model_id
-
-        dataset.set_current_model(model_id(request.pack, request.settings.embed))
+    if plan.step.startswith("embed-"):
+        dataset.set_current_model(plan.basis["model_id"])
 
 
 def quarantined_share(photos: Mapping[str, int]) -> float:
