@@ -12,7 +12,7 @@ from facepipe.config import Settings
 from facepipe.schema import DECISIONS
 from facepipe.shards import Dataset
 from facepipe.store import LocalStore
-from pipelines.runners import ShardTask
+from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
 STEP = "clean"
@@ -27,6 +27,7 @@ class CleanJob:
     dataset: str
     clean: CleanSettings
     model_id: str
+    resources: Resources = ONE_CORE
 
     def open(self) -> CleanWorker:
         """Open the dataset."""

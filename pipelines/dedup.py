@@ -11,7 +11,7 @@ from facepipe.dedup import DedupSettings, find_duplicates
 from facepipe.schema import DUPLICATES
 from facepipe.shards import Dataset
 from facepipe.store import LocalStore
-from pipelines.runners import ShardTask
+from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
 STEP = "dedup"
@@ -38,6 +38,7 @@ class DedupJob:
     dataset: str
     dedup: DedupSettings
     model_id: str
+    resources: Resources = ONE_CORE
 
     def open(self) -> DedupWorker:
         """Open the dataset."""

@@ -29,7 +29,7 @@ from facepipe.sources import Entry, list_sources, read_bytes
 from facepipe.store import LocalStore
 from pipelines.detect_rows import crashed, face_rows, failed, photo_row, pixels_of
 from pipelines.listing import extend, is_gone, read_listing, write_listing
-from pipelines.runners import ShardTask
+from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, missing, plan_of, shard_key
 
 STEP = "detect"
@@ -48,6 +48,7 @@ class DetectJob:
     quality: QualitySettings
     models: ModelSettings
     photo_timeout_s: int
+    resources: Resources = ONE_CORE
 
     def open(self) -> DetectWorker:
         """Open the detector and the store."""

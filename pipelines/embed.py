@@ -18,7 +18,7 @@ from facepipe.packs import Pack
 from facepipe.schema import EmbeddingStatus, embeddings
 from facepipe.shards import Dataset
 from facepipe.store import LocalStore
-from pipelines.runners import ShardTask
+from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
 VERSION = 1  # of the rules; raised when the same crops would give other vectors
@@ -33,6 +33,7 @@ class EmbedJob:
     embed: EmbedSettings
     models: ModelSettings
     model_id: str
+    resources: Resources = ONE_CORE
 
     def open(self) -> EmbedWorker:
         """Open the recogniser and the store."""

@@ -26,6 +26,18 @@ class ShardTask:
     payload: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one worker of a job keeps busy; an engine with a scheduler asks for as much."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory_bytes: int = 0  # 0: not asked for
+
+
+ONE_CORE = Resources()
+
+
 class Worker(Protocol):
     """Runs the tasks of one job in one process."""
 
@@ -45,13 +57,30 @@ class Worker(Protocol):
 class Job(Protocol):
     """What to run; hashable, since a process keeps its workers by their job."""
 
+    @property
+    def resources(self) -> Resources:
+        """Return what one worker needs."""
+        ...
+
     def open(self) -> Worker:
         """Open models and stores, once per process."""
         ...
 
 
+class WorkerDied(Exception):
+    """The process that ran a task is gone; whether the task is to blame is not known yet."""
+
+
 class Runner(Protocol):
-    """An engine."""
+    """An engine; a context manager, which ends what it started."""
+
+    def __enter__(self) -> Runner:
+        """Return the runner; processes start with the first task."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes: at once after an error or Ctrl-C, their shards are redone."""
+        ...
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Open and check workers of these jobs. Raises the first error, in the jobs' order."""

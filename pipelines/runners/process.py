@@ -1,0 +1,79 @@
+"""What happens inside a worker's process, on every engine: opened jobs, tasks, one thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+from facepipe.commits import Commit
+from pipelines.runners import Job, ShardTask, Worker
+
+# One thread each: a second one per process only fights the other workers for the cores.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OPENCV_LOG_LEVEL": "ERROR",
+}
+_OPEN_WORKERS = 2  # opened jobs a process keeps: detect's models are let go after embed starts
+
+_WORKERS: dict[Any, Worker] = {}
+
+
+def prepare_process() -> None:
+    """Make this process a worker: one thread, quiet, and Ctrl-C left to the driver."""
+    os.environ.update(ONE_THREAD)  # for engines whose processes do not inherit the driver's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mute_native_libraries()
+    one_thread()
+
+
+def one_thread() -> None:
+    """Keep OpenCV and Arrow to one thread."""
+    import cv2
+    import pyarrow as pa
+
+    cv2.setNumThreads(1)
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+def mute_native_libraries() -> None:
+    """Keep Python's own messages on stderr and drop what libtiff and others print there.
+
+    A hostile TIFF makes libtiff print hundreds of lines; what matters is in the photo's row.
+    """
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    os.close(silent)
+
+
+def worker_of(job: Job) -> Worker:
+    """Return this process's worker of a job, opened once."""
+    if job not in _WORKERS:
+        while len(_WORKERS) >= _OPEN_WORKERS:
+            del _WORKERS[next(iter(_WORKERS))]
+        _WORKERS[job] = job.open()
+    return _WORKERS[job]
+
+
+def check_job(job: Job) -> None:
+    """Open a job and check its worker."""
+    worker_of(job).check()
+
+
+def run_task(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit:
+    """Run one shard to its commit."""
+    return worker_of(job).run(task, quarantined)
+
+
+def probe_item(job: Job, task: ShardTask, item: int) -> None:
+    """Touch one item: does it kill this process?"""
+    worker_of(job).probe(task, item)
