@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from facepipe import ids
 from facepipe.errors import CorruptData
 from facepipe.schema import SCHEMA_VERSION
-from facepipe.store import LocalStore
+from facepipe.store import Store
 
 KEY_CHARS = 16  # of a record's key in its file name; the whole key is inside
 SHA_CHARS = 8  # of a file's hash in its name: two attempts with other bytes cannot collide
 # The only names that are ever deleted: someone's own file in a table's folder is not ours.
-SHARD_FILE = re.compile(rf"\d{{6}}-[0-9a-f]{{{SHA_CHARS}}}\.parquet")
+# 000013.0004 is the fifth part of the container that is shard 000013.
+SHARD_FILE = re.compile(rf"\d{{6,}}(\.\d{{4,}})?-[0-9a-f]{{{SHA_CHARS}}}\.parquet")
 INCOMPRESSIBLE = {"crop", "vector"}  # encoded pictures and float noise
 
 
@@ -60,13 +61,16 @@ class Commit:
         return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
+    def from_value(cls, value: dict[str, Any]) -> Commit:
+        """Return the commit of a parsed record. Raises what a wrong one raises."""
+        value = {k: v for k, v in value.items() if k != "schema_version"}
+        return cls(files=tuple(ShardFile(**f) for f in value.pop("files")), **value)
+
+    @classmethod
     def from_json(cls, data: bytes, name: str) -> Commit:
         """Read a record. Raises CorruptData, naming the record, where it is none."""
         try:
-            value = json.loads(data)
-            value.pop("schema_version")
-            files = tuple(ShardFile(**f) for f in value.pop("files"))
-            return cls(files=files, **value)
+            return cls.from_value(json.loads(data))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptData(
                 f"commit record {name} cannot be read ({error}): delete it and run the same "
@@ -93,14 +97,41 @@ class Plan:
         return (json.dumps({**value, "shards": self.shards}, indent=1) + "\n").encode()
 
 
+def pack_commits(plan_id: str, commits: Iterable[Commit]) -> bytes:
+    """Return all records of a finished step as one file, a record a line."""
+    head = json.dumps({"schema_version": SCHEMA_VERSION, "plan_id": plan_id})
+    return ("\n".join([head, *(json.dumps(asdict(c)) for c in commits)]) + "\n").encode()
+
+
+def unpack_commits(data: bytes, plan_id: str) -> dict[str, Commit]:
+    """Return the records that `pack_commits` wrote, by shard; none where they are of another plan.
+
+    They are a copy for speed: one that cannot be read counts as none.
+    """
+    try:
+        head, *lines = data.decode().splitlines()
+        if json.loads(head) != {"schema_version": SCHEMA_VERSION, "plan_id": plan_id}:
+            return {}
+        commits = [Commit.from_value(json.loads(line)) for line in lines]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return {c.shard: c for c in commits}
+
+
+def packed_key(step: str) -> str:
+    """Return where the records of a finished step are stored as one file."""
+    return f"_commits/{step}.jsonl"
+
+
 def record_key(step: str, shard: str, key: str) -> str:
     """Return where the commit record of a shard is stored."""
     return f"_commits/{step}/{shard}-{key[:KEY_CHARS]}.json"
 
 
-def write_parquet(table: pa.Table, schema: pa.Schema) -> bytes:
+def write_parquet(table: pa.Table, schema: pa.Schema, group_rows: int | None = None) -> bytes:
     """Return a table as Parquet bytes: the same rows always give the same bytes.
 
+    One row group, or one for every ``group_rows`` rows, for tables that are read in parts.
     Raises CorruptData where the table does not have the schema's columns and types.
     """
     if table.schema.names != schema.names:
@@ -113,7 +144,7 @@ def write_parquet(table: pa.Table, schema: pa.Schema) -> bytes:
         sink,
         compression=compression,
         use_dictionary=[c for c in schema.names if schema.field(c).type == pa.string()],
-        row_group_size=max(1, table.num_rows),
+        row_group_size=group_rows or max(1, table.num_rows),
         store_schema=True,
     )
     return sink.getvalue()
@@ -127,7 +158,7 @@ def _leaf_path(column: pa.Field) -> str:
 
 
 def write_shard(
-    store: LocalStore,
+    store: Store,
     *,
     step: str,
     shard: str,
@@ -136,6 +167,7 @@ def write_shard(
     counts: Mapping[str, Mapping[str, int]],
     seconds: Mapping[str, float] | None = None,
     facts: Mapping[str, Any] | None = None,
+    group_rows: int | None = None,
 ) -> Commit:
     """Write a shard's tables, then commit them; return the record that won.
 
@@ -145,7 +177,7 @@ def write_shard(
     """
     files = []
     for table, folder, rows, schema in tables:
-        data = write_parquet(rows, schema)
+        data = write_parquet(rows, schema, group_rows)
         sha = ids.sha256_hex(data)
         name = f"{folder}/{shard}-{sha[:SHA_CHARS]}.parquet"
         store.put(name, data)

@@ -23,6 +23,34 @@ from facepipe.index import IndexSettings
 from facepipe.models import ModelSettings
 from facepipe.quality import QualitySettings
 from facepipe.sources import SourceSettings
+from facepipe.url_guard import UrlSettings
+
+
+class StepResources(BaseModel):
+    """What one worker of a step keeps busy; asked of Ray, which places workers by it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_cpus: float = Field(1.0, ge=0, description="cores; a worker runs one thread")
+    num_gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs, parts allowed; by default 1 for a step with models.device = cuda",
+    )
+    memory_bytes: int = Field(0, ge=0, description="memory; 0 asks for none")
+
+
+class ResourceSettings(BaseModel):
+    """What the workers of each step keep busy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    members: StepResources = StepResources()
+    detect: StepResources = StepResources()
+    embed: StepResources = StepResources()
+    dedup: StepResources = StepResources()
+    clean: StepResources = StepResources()
+    index: StepResources = StepResources()
 
 
 class RunSettings(BaseModel):
@@ -43,6 +71,7 @@ class RunSettings(BaseModel):
         description="exit code 3 where a larger share of the image files gave no pixels",
     )
     retries: int = Field(2, ge=0, description="of a shard after a passing error")
+    resources: ResourceSettings = ResourceSettings()
 
 
 class Settings(BaseModel):
@@ -51,6 +80,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: SourceSettings = SourceSettings()
+    urls: UrlSettings = UrlSettings()
     decode: DecodeSettings = DecodeSettings()
     detect: DetectSettings = DetectSettings()
     align: AlignSettings = AlignSettings()

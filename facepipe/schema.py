@@ -26,6 +26,7 @@ class PhotoStatus(StrEnum):
     NOT_AN_IMAGE = "not_an_image"  # no image format that facepipe reads
     TOO_LARGE = "too_large"  # more pixels or bytes than the settings allow
     UNREADABLE = "unreadable"  # the file could not be read (permission, I/O error, gone)
+    REFUSED = "refused"  # in a container, and no photo to be read: a link, encrypted, damaged
     CRASHED = "crashed"  # decoding it killed or hung the worker, also when tried alone
 
 
@@ -124,6 +125,18 @@ FACES = _table(
         pa.field("inside_frame", _FLOAT, nullable=False),  # share of the box in the photo
         pa.field("source_label", _TEXT),
         pa.field("status", _TEXT, nullable=False),
+    ],
+)
+
+MEMBERS = _table(
+    "members",
+    [
+        pa.field("uri", _TEXT, nullable=False),  # of the container, or of a list's photo
+        pa.field("member", _TEXT),  # name in the container; null in a list
+        pa.field("offset", pa.int64(), nullable=False),  # where its reader finds it
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("source_label", _TEXT),
+        pa.field("problem", _TEXT),  # why it cannot be read as a photo
     ],
 )
 

@@ -1,169 +1,124 @@
-"""A folder of keys: durable writes, and writes that only the first one wins.
-
-The order is: temporary name, fsync, rename (or link), fsync of the folder. A reader never
-sees half a file, and after a power cut a key either has all of its bytes or is not there
-(ALICE, Pillai et al., OSDI 2014, lists what goes wrong otherwise).
-"""
+"""One contract for stored bytes: a local folder, or a prefix on s3://, gs:// or az://."""
 
 from __future__ import annotations
 
-import errno
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from facepipe.errors import StoreError, StoreFull
+from facepipe.errors import UsageError
+from facepipe.lease import Held
+from facepipe.local_store import TEMPORARY, Keys, LocalStore
 
-TEMPORARY = "_tmp"  # all unfinished writes live here, so that sweeping them is one listing
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+__all__ = ["TEMPORARY", "LocalStore", "Store", "locked", "open_store"]
 
-
-@contextmanager
-def _explained(root: Path, key: str) -> Iterator[None]:
-    """Turn a full or write-protected disk into an error with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StoreFull(
-                f"no space left while writing {key} under {root}: free some space and run the "
-                "same command again; what was finished is kept"
-            ) from error
-        if error.errno in _NOT_ALLOWED:
-            raise StoreFull(
-                f"not allowed to write {key} under {root} ({error.strerror}): "
-                "choose another --out or change the folder's permissions"
-            ) from error
-        raise
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
-class LocalStore:
-    """Keys are POSIX paths below one local folder."""
+class Store(Protocol):
+    """Keys are POSIX paths; none leaves the folder or prefix that the store was opened with."""
 
-    def __init__(self, root: str | Path) -> None:
-        """Point at a folder; it need not exist yet."""
-        self.root = Path(root)
+    @property
+    def uri(self) -> str:
+        """Return the folder or prefix as it was given."""
+        ...
 
-    def path(self, key: str) -> Path:
-        """Return the file of a key. Raises StoreError for a key that leaves the folder."""
-        parts = Path(key).parts
-        if Path(key).is_absolute() or ".." in parts:
-            raise StoreError(f"key {key!r} leaves the folder {self.root}: the record is not ours")
-        return self.root / key
+    @property
+    def local(self) -> Path | None:
+        """Return the folder, for readers that need real files; None on an object store."""
+        ...
 
     def get(self, key: str) -> bytes:
         """Return the bytes of a key. Raises FileNotFoundError."""
-        return self.path(key).read_bytes()
+        ...
+
+    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+        """Return the bytes of a key and what `put_if_match` knows them by."""
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """Return a key as a seekable file. Raises FileNotFoundError."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Return the bytes of a key. Raises FileNotFoundError."""
+        ...
 
     def exists(self, key: str) -> bool:
         """Tell whether a key has been written."""
-        return self.path(key).exists()
+        ...
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str) -> Keys:
         """Return the keys directly in a folder, sorted; empty where there is none."""
-        try:
-            with os.scandir(self.path(prefix)) as entries:
-                return sorted(f"{prefix}/{e.name}" for e in entries if e.is_file())
-        except FileNotFoundError:
-            return []
+        ...
+
+    def list_all(self, prefix: str = "") -> dict[str, int]:
+        """Return every key below a folder with its bytes, sorted, in one recursive listing.
+
+        What unfinished writes left behind is not in it.
+        """
+        ...
+
+    def names(self) -> Keys:
+        """Return the first level of what is there, files and folders, sorted."""
+        ...
+
+    def empty(self) -> bool:
+        """Tell whether nothing at all is there yet."""
+        ...
+
+    def filesystem(self) -> FileSystem:
+        """Return the store for pyarrow's datasets; keys are its paths."""
+        ...
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace a key durably. Raises StoreFull."""
-        with _explained(self.root, key):
-            temporary, final = self._write_temporary(key, data)
-            temporary.replace(final)
-            _sync_folder(final.parent)
+        ...
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write a key durably unless it exists; True for the one writer that did.
+        """Write a key durably unless it exists; True for the one writer that did."""
+        ...
 
-        A hard link is made only if the name is free, which is atomic on local file systems and
-        on NFS. Raises StoreError on one without hard links (FAT, some network mounts).
+    def put_if_match(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """Replace a key if it still is what ``etag`` was read from; None: absent.
+
+        Returns the new etag, or None where another writer came first. All writers of such a
+        key must write it this way.
         """
-        with _explained(self.root, key):
-            temporary, final = self._write_temporary(key, data)
-            try:
-                os.link(temporary, final)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno in _NO_LINKS:
-                    raise StoreError(
-                        f"the file system of {self.root} has no hard links ({error.strerror}), "
-                        "which commits need: choose an --out on one that has"
-                    ) from error
-                raise
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync_folder(final.parent)
-            return True
+        ...
 
     def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""
-        with _explained(self.root, key):
-            self.path(key).unlink(missing_ok=True)
+        ...
 
     def sweep(self) -> int:
-        """Remove what unfinished writes left behind; return how many. Only with the lock held."""
-        leftovers = self.list(TEMPORARY)
-        for key in leftovers:
-            self.delete(key)
-        return len(leftovers)
+        """Remove what unfinished writes left behind; return how many. Only while it is held."""
+        ...
 
-    def _write_temporary(self, key: str, data: bytes) -> tuple[Path, Path]:
-        final = self.path(key)
-        folder = self.root / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
-        if not final.parent.exists():
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(final.parent.parent)
-        temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary, final
+    def hold(self) -> AbstractContextManager[Held]:
+        """Hold the store for one run at a time. Raises StoreError where another run has it."""
+        ...
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def open_store(uri: str | Path) -> Store:
+    """Return the store at a local path or an s3://, gs:// or az:// uri; nothing is touched.
 
-
-@contextmanager
-def locked(store: LocalStore) -> Iterator[None]:
-    """Hold the folder for one run at a time. Raises StoreError where another run has it.
-
-    The lock is the kernel's (flock), so it goes with the process, however that ends.
+    Raises UsageError for another scheme and for a uri without a bucket.
     """
-    import fcntl
+    scheme = _SCHEME.match(str(uri))
+    if scheme is None:
+        return LocalStore(uri)
+    from facepipe.object_store import ObjectStore
 
-    with _explained(store.root, "_lock"):
-        store.root.mkdir(parents=True, exist_ok=True)
-        handle = (store.root / "_lock").open("a+")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"another run is working on {store.root}: wait until it has finished, "
-                "or end it, then run the same command again"
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"the file system of {store.root} cannot lock files ({error.strerror}): choose "
-                "an --out on one that can"
-            ) from error
-        yield
+    if isinstance(uri, Path):  # which has made one slash out of the two
+        raise UsageError(f"{uri} is a uri: give it as text, not as a pathlib.Path")
+    return ObjectStore(uri)
+
+
+def locked(store: Store) -> AbstractContextManager[Held]:
+    """Hold the store for one run at a time. Raises StoreError where another run has it."""
+    return store.hold()

@@ -11,7 +11,7 @@ from facepipe.commits import Commit, Plan, write_shard
 from facepipe.config import Settings
 from facepipe.schema import DECISIONS
 from facepipe.shards import Dataset
-from facepipe.store import LocalStore
+from facepipe.store import open_store
 from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
@@ -31,7 +31,7 @@ class CleanJob:
 
     def open(self) -> CleanWorker:
         """Open the dataset."""
-        return CleanWorker(self, Dataset(LocalStore(self.dataset)))
+        return CleanWorker(self, Dataset(open_store(self.dataset)))
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,12 +19,15 @@ from pipelines.options import (
     Config,
     DryRun,
     Engine,
+    EngineCommand,
     EngineOption,
+    EngineOptions,
     Json,
     LabelsOption,
     Models,
     Out,
     Quiet,
+    RetryFailed,
     SetOption,
     Sources,
     Workers,
@@ -36,6 +39,15 @@ from pipelines.options import (
 if TYPE_CHECKING:
     from pipelines.curate import Request
     from pipelines.stage import StepReport
+
+
+class Where(NamedTuple):
+    """The engine of a run, its own options, and how many workers."""
+
+    engine: Engine
+    options: list[str] | None
+    workers: int | None
+
 
 app = typer.Typer(
     name="facepipe",
@@ -59,7 +71,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command(rich_help_panel="Pipeline")
+@app.command(cls=EngineCommand, rich_help_panel="Pipeline")
 @explained
 def curate(
     sources: Sources,
@@ -67,9 +79,11 @@ def curate(
     models: Models = DEFAULT_PACK,
     labels: LabelsOption = None,
     engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
     workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
+    retry_failed: RetryFailed = False,
     index: Annotated[bool, typer.Option(help="Also build DATASET/index.")] = True,
     report: Annotated[bool, typer.Option(help="Also write DATASET/report.html.")] = True,
     json: Json = False,
@@ -90,9 +104,17 @@ def curate(
         settings=settings_of(config, set_, labels),
         pack=find_pack(models),
         sources=sources,
+        retry_failed=retry_failed,
     )
     after = _gallery_and_report(request, index, report)
-    _run(request, workers, json=json, dry=dry_run, quiet=quiet, after=after)
+    _run(
+        request,
+        Where(engine, engine_option, workers),
+        json=json,
+        dry=dry_run,
+        quiet=quiet,
+        after=after,
+    )
 
 
 def _gallery_and_report(
@@ -119,7 +141,7 @@ def _gallery_and_report(
     return after
 
 
-@app.command(rich_help_panel="Pipeline")
+@app.command(cls=EngineCommand, rich_help_panel="Pipeline")
 @explained
 def detect(
     sources: Sources,
@@ -127,9 +149,11 @@ def detect(
     models: Models = DEFAULT_PACK,
     labels: LabelsOption = None,
     engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
     workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
+    retry_failed: RetryFailed = False,
     json: Json = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -140,17 +164,23 @@ def detect(
 
     settings = settings_of(config, set_, labels)
     request = Request(
-        steps=("detect",), out=out, settings=settings, pack=find_pack(models), sources=sources
+        steps=("detect",),
+        out=out,
+        settings=settings,
+        pack=find_pack(models),
+        sources=sources,
+        retry_failed=retry_failed,
     )
-    _run(request, workers, json=json, dry=dry_run, quiet=quiet)
+    _run(request, Where(engine, engine_option, workers), json=json, dry=dry_run, quiet=quiet)
 
 
-@app.command(rich_help_panel="Pipeline")
+@app.command(cls=EngineCommand, rich_help_panel="Pipeline")
 @explained
 def embed(
     out: Out,
     models: Models = DEFAULT_PACK,
     engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
     workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
@@ -164,14 +194,15 @@ def embed(
 
     settings = settings_of(config, set_)
     request = Request(steps=("embed",), out=out, settings=settings, pack=find_pack(models))
-    _run(request, workers, json=json, dry=dry_run, quiet=quiet)
+    _run(request, Where(engine, engine_option, workers), json=json, dry=dry_run, quiet=quiet)
 
 
-@app.command(rich_help_panel="Pipeline")
+@app.command(cls=EngineCommand, rich_help_panel="Pipeline")
 @explained
 def dedup(
     out: Out,
     engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
     workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
@@ -183,14 +214,15 @@ def dedup(
     from pipelines.curate import Request
 
     request = Request(steps=("dedup",), out=out, settings=settings_of(config, set_))
-    _run(request, workers, json=json, dry=dry_run, quiet=quiet)
+    _run(request, Where(engine, engine_option, workers), json=json, dry=dry_run, quiet=quiet)
 
 
-@app.command(rich_help_panel="Pipeline")
+@app.command(cls=EngineCommand, rich_help_panel="Pipeline")
 @explained
 def clean(
     out: Out,
     engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
     workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
@@ -202,12 +234,12 @@ def clean(
     from pipelines.curate import Request
 
     request = Request(steps=("clean",), out=out, settings=settings_of(config, set_))
-    _run(request, workers, json=json, dry=dry_run, quiet=quiet)
+    _run(request, Where(engine, engine_option, workers), json=json, dry=dry_run, quiet=quiet)
 
 
 def _run(
     request: Request,
-    workers: int | None,
+    where: Where,
     *,
     json: bool,
     dry: bool,
@@ -216,8 +248,8 @@ def _run(
 ) -> None:
     from facepipe.errors import QuarantineExceeded
     from pipelines import curate as runs
+    from pipelines.engines import open_engine
     from pipelines.progress import Progress
-    from pipelines.runners.local import LocalRunner
 
     if dry:
         rows = runs.dry_run(request)
@@ -226,8 +258,8 @@ def _run(
     exceeded: QuarantineExceeded | None = None
     _terminate_like_ctrl_c()
     with Progress(quiet=quiet) as progress:
-        count = workers or len(os.sched_getaffinity(0))
-        with LocalRunner(count, request.settings.run.retries) as runner:
+        retries = request.settings.run.retries
+        with open_engine(where.engine, where.workers, retries, where.options or ()) as runner:
             reports, exceeded = runs.run(request, runner, progress)
         made = after(progress.say) if after is not None else {}
     if json:

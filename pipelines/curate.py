@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from facepipe.commits import Plan
 from facepipe.config import Settings
-from facepipe.errors import QuarantineExceeded
+from facepipe.errors import QuarantineExceeded, SourceNotFound
 from facepipe.models import require_device
 from facepipe.packs import Pack
 from facepipe.schema import PhotoStatus
 from facepipe.shards import Dataset, new_or_open_dataset, open_dataset
-from facepipe.store import locked
-from pipelines import clean, dedup, detect, embed
+from facepipe.source_listing import list_sources
+from facepipe.sources import Entry
+from pipelines import clean, dedup, detect, embed, members
+from pipelines.detect_plan import (
+    Retries,
+    all_there,
+    detect_plan,
+    read_retries,
+    retry_failed,
+    save_retries,
+)
+from pipelines.listing import Listing, extend, read_listing, write_listing
 from pipelines.progress import Progress
 from pipelines.runners import Job, Runner, ShardTask
 from pipelines.stage import StepReport, missing, run_step
@@ -25,6 +35,7 @@ _NO_PIXELS = (
     PhotoStatus.CORRUPT,
     PhotoStatus.TOO_LARGE,
     PhotoStatus.UNREADABLE,
+    PhotoStatus.REFUSED,
     PhotoStatus.CRASHED,
 )
 
@@ -38,6 +49,16 @@ class Request:
     settings: Settings
     pack: Pack | None = None  # None where no step needs a model
     sources: Sequence[str] = ()
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What the sources hold today, and with it the dataset's own list."""
+
+    found: Sequence[Entry] = ()
+    listing: Listing = field(default_factory=Listing)
+    retries: Retries = field(default_factory=Retries)
 
 
 def run(
@@ -51,14 +72,16 @@ def run(
     """
     dataset = _dataset(request)
     reports = []
+    found = _found(dataset, request)
     if "detect" in request.steps:  # what is wrong must not leave an empty dataset behind
-        _check_models(dataset, request, runner)
-    with locked(dataset.store):
+        _check_models(dataset, request, _inputs(dataset, request, found), runner)
+    with dataset.held():
         dataset.store.sweep()
-        for step in request.steps:
-            job, plan, tasks = _plan(step, dataset, request)
-            _before(dataset, plan, tasks)
-            reports.append(run_step(dataset, runner, job, plan, tasks, progress))
+        inputs = _inputs(dataset, request, found)
+        for step in _steps(request, inputs):
+            for job, plan, tasks in _plans(step, dataset, request, inputs):
+                _before(dataset, plan, tasks, inputs)
+                reports.append(run_step(dataset, runner, job, plan, tasks, progress))
     return reports, _exceeded(reports, request.settings.run.max_quarantined)
 
 
@@ -70,29 +93,72 @@ def dry_run(request: Request) -> list[dict[str, Any]]:
     dataset = _dataset(request)
     rows: list[dict[str, Any]] = []
     waiting: str | None = None
-    for step in request.steps:
+    inputs = _inputs(dataset, request, _found(dataset, request))
+    for step in _steps(request, inputs):
         if waiting is not None:
             rows.append({"step": step, "after": waiting})
             continue
-        _, plan, tasks = _plan(step, dataset, request)
-        todo = missing(dataset, plan.step, tasks)
-        rows.append(
-            {
-                "step": step,
-                "shards": len(tasks),
-                "items": sum(t.items for t in tasks),
-                "shards_to_do": len(todo),
-                "items_to_do": sum(t.items for t in todo),
-            }
-        )
-        waiting = step if todo else None
+        for _, plan, tasks in _plans(step, dataset, request, inputs):
+            todo = missing(dataset, plan.step, tasks)
+            rows.append(
+                {
+                    "step": plan.step.split("-")[0],
+                    "shards": len(tasks),
+                    "items": sum(t.items for t in tasks),
+                    "shards_to_do": len(todo),
+                    "items_to_do": sum(t.items for t in todo),
+                }
+            )
+            if todo:
+                waiting = step
+                break
     return rows
 
 
-def _check_models(dataset: Dataset, request: Request, runner: Runner) -> None:
+def _steps(request: Request, inputs: _Inputs) -> list[str]:
+    """Return the steps to run: containers are listed before their photos are looked at."""
+    lists = "detect" in request.steps and inputs.listing.containers()
+    return [members.STEP, *request.steps] if lists else list(request.steps)
+
+
+def _found(dataset: Dataset, request: Request) -> list[Entry]:
+    if "detect" not in request.steps:
+        return []
+    found = list_sources(request.sources, request.settings.sources, leave_out=dataset.uri)
+    if not found and not read_listing(dataset).shards:
+        raise SourceNotFound(
+            f"no file below {', '.join(request.sources)}: give a folder with photos"
+        )
+    return found
+
+
+def _inputs(dataset: Dataset, request: Request, found: Sequence[Entry]) -> _Inputs:
+    if "detect" not in request.steps:
+        return _Inputs()
+    settings = request.settings
+    drop = settings.sources.gone == "drop"
+    listing = extend(read_listing(dataset), found, settings.run.shard_photos, drop_gone=drop)
+    if not any(listing.shards.values()):
+        raise SourceNotFound(
+            f"no file below {', '.join(request.sources)}: give a folder with photos"
+        )
+    again = request.retry_failed
+    retries = retry_failed(dataset, listing) if again else read_retries(dataset)
+    return _Inputs(found=found, listing=listing, retries=retries)
+
+
+def _check_models(dataset: Dataset, request: Request, inputs: _Inputs, runner: Runner) -> None:
     """Try every model where photos are to be done: hours later is too late to find out."""
-    job, plan, tasks = _plan("detect", dataset, request)
-    if request.pack is None or not missing(dataset, plan.step, tasks):
+    if request.pack is None:
+        raise ValueError("detect needs a model pack")
+    require_device(request.settings.models)
+    job, plan, tasks = detect_plan(
+        dataset, inputs.listing, inputs.retries, request.pack, request.settings
+    )
+    _, _, lists = members.members_plan(
+        dataset, inputs.listing, inputs.retries.containers, request.settings
+    )
+    if not missing(dataset, plan.step, tasks) and not missing(dataset, members.STEP, lists):
         return
     jobs: list[Job] = [job]
     if "embed" in request.steps:
@@ -107,24 +173,34 @@ def _dataset(request: Request) -> Dataset:
     return open_dataset(request.out)
 
 
-def _plan(step: str, dataset: Dataset, request: Request) -> tuple[Job, Plan, list[ShardTask]]:
+def _plans(
+    step: str, dataset: Dataset, request: Request, inputs: _Inputs
+) -> Iterator[tuple[Job, Plan, list[ShardTask]]]:
+    """Yield the work of a step, part after part: a later part stands on the one before."""
     settings = request.settings
-    if step in ("detect", "embed"):
+    if step == members.STEP:
+        yield members.members_plan(dataset, inputs.listing, inputs.retries.containers, settings)
+    elif step in ("detect", "embed"):
         require_device(settings.models)
         if request.pack is None:
             raise ValueError(f"{step} needs a model pack")
-        if step == "detect":
-            return detect.detect_plan(dataset, request.sources, request.pack, settings)
-        return embed.embed_plan(dataset, request.pack, settings)
-    if step == "dedup":
-        return dedup.dedup_plan(dataset, settings)
-    return clean.clean_plan(dataset, settings)
+        if step == "embed":
+            yield embed.embed_plan(dataset, request.pack, settings)
+            return
+        planned = detect_plan(dataset, inputs.listing, inputs.retries, request.pack, settings)
+        all_there(dataset, planned[2], {e.uri for e in inputs.found})
+        yield planned
+    elif step == "dedup":
+        yield dedup.dedup_plan(dataset, settings)
+    else:
+        yield clean.clean_plan(dataset, settings)
 
 
-def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask]) -> None:
+def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _Inputs) -> None:
     """Store what a step's later readers need to know, before its first shard."""
-    if plan.step == detect.STEP:
-        detect.save_listing(dataset, tasks)
+    if plan.step in (members.STEP, detect.STEP):
+        write_listing(dataset, inputs.listing)
+        save_retries(dataset, inputs.retries)
     if plan.step.startswith("embed-"):
         dataset.set_current_model(plan.basis["model_id"])
 

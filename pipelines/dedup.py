@@ -10,7 +10,7 @@ from facepipe.config import Settings
 from facepipe.dedup import DedupSettings, find_duplicates
 from facepipe.schema import DUPLICATES
 from facepipe.shards import Dataset
-from facepipe.store import LocalStore
+from facepipe.store import open_store
 from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, plan_of, shard_key
 
@@ -42,7 +42,7 @@ class DedupJob:
 
     def open(self) -> DedupWorker:
         """Open the dataset."""
-        return DedupWorker(self, Dataset(LocalStore(self.dataset)))
+        return DedupWorker(self, Dataset(open_store(self.dataset)))
 
 
 @dataclass(slots=True)

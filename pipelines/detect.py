@@ -1,10 +1,13 @@
-"""Runs `facepipe.detect` over shards of photos: PHOTOS and FACES."""
+"""Runs `facepipe.detect` over shards of photos: PHOTOS and FACES.
+
+What a worker does is here, which shards there are in `pipelines.detect_plan`.
+"""
 
 from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,23 +17,22 @@ import pyarrow as pa
 
 from facepipe import ids
 from facepipe.align import AlignSettings
-from facepipe.commits import Commit, Plan, write_shard
-from facepipe.config import Settings
+from facepipe.commits import Commit, ShardFile, write_shard
 from facepipe.decode import Decoded, DecodeSettings, decode
 from facepipe.dedup import perceptual_hash
 from facepipe.detect import Detector, DetectSettings
-from facepipe.errors import ModelMismatch, SourceNotFound
 from facepipe.models import ModelSettings
 from facepipe.packs import Pack
 from facepipe.quality import QualitySettings
 from facepipe.schema import FACES, PHOTOS, PhotoStatus
 from facepipe.shards import Dataset
-from facepipe.sources import Entry, list_sources, read_bytes
-from facepipe.store import LocalStore
+from facepipe.source_read import PhotoReader
+from facepipe.sources import Entry, SourceSettings
+from facepipe.store import open_store
+from facepipe.url_guard import UrlSettings
 from pipelines.detect_rows import crashed, face_rows, failed, photo_row, pixels_of
-from pipelines.listing import extend, is_gone, read_listing, write_listing
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, missing, plan_of, shard_key
+from pipelines.stage import Stopwatch
 
 STEP = "detect"
 VERSION = 1  # of the rules; raised when the same photos would give other rows
@@ -47,14 +49,39 @@ class DetectJob:
     align: AlignSettings
     quality: QualitySettings
     models: ModelSettings
+    sources: SourceSettings
+    urls: UrlSettings
     photo_timeout_s: int
     resources: Resources = ONE_CORE
 
     def open(self) -> DetectWorker:
         """Open the detector and the store."""
         return DetectWorker(
-            self, LocalStore(self.dataset), Detector(self.pack, self.detect, self.models)
+            self,
+            Dataset(open_store(self.dataset)),
+            Detector(self.pack, self.detect, self.models),
+            PhotoReader(self.sources, self.urls),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photos:
+    """The payload of a task: photos that are files, or a stretch of a container's photos."""
+
+    entries: tuple[Entry, ...] = ()
+    container: Entry | None = None
+    members: ShardFile | None = None  # the table that lists the container's photos
+    rows: range = range(0)  # of that table
+    generation: int = 0
+    again: Again | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """A shard that was done before, of which only what failed is done again."""
+
+    files: tuple[ShardFile, ...]
+    failed: frozenset[tuple[str, str | None]]  # (uri, member)
 
 
 @dataclass(slots=True)
@@ -68,8 +95,9 @@ class DetectWorker:
     """Turns shards of photos into committed PHOTOS and FACES."""
 
     job: DetectJob
-    store: LocalStore
+    dataset: Dataset
     detector: Detector
+    reader: PhotoReader
 
     def check(self) -> None:
         """Look for faces on a blank picture."""
@@ -79,7 +107,12 @@ class DetectWorker:
         """Read, decode, detect, align and measure one shard, and commit it."""
         rows, watch = _Rows(), Stopwatch()
         pending: list[tuple[Entry, str, Decoded]] = []
-        for i, entry in enumerate(task.payload):
+        again = task.payload.again
+        if again is not None:
+            self._keep(again, rows)
+        for i, entry in enumerate(self._entries(task.payload)):
+            if again is not None and (entry.uri, entry.member) not in again.failed:
+                continue
             if i in quarantined:
                 rows.photos.append(photo_row(entry, None, crashed()))
                 continue
@@ -94,8 +127,25 @@ class DetectWorker:
         pending: list[tuple[Entry, str, Decoded]] = []
         rows, watch = _Rows(), Stopwatch()
         with self._limited():
-            self._take(task.payload[item], pending, rows, watch)
+            self._take(self._entries(task.payload)[item], pending, rows, watch)
             self._finish(pending, rows, watch)
+
+    def _entries(self, photos: Photos) -> list[Entry]:
+        """Return the photos of a task, in their order."""
+        if photos.members is None or photos.container is None:
+            return list(photos.entries)
+        rows = self.dataset.read(photos.members, rows=photos.rows).to_pylist()
+        kind = photos.container.kind
+        return [Entry(kind=kind if row["member"] is not None else None, **row) for row in rows]
+
+    def _keep(self, again: Again, rows: _Rows) -> None:
+        """Take over the rows of an earlier run, but for the photos that failed then."""
+        for file, kept in zip(again.files, (rows.photos, rows.faces), strict=True):
+            kept += [
+                row
+                for row in self.dataset.read(file).to_pylist()
+                if (row["uri"], row["member"]) not in again.failed
+            ]
 
     @contextmanager
     def _limited(self) -> Iterator[None]:
@@ -125,9 +175,11 @@ class DetectWorker:
     def _read(self, entry: Entry, watch: Stopwatch) -> tuple[str | None, Decoded]:
         limit = self.job.decode.max_file_bytes
         try:
-            data = read_bytes(entry, limit)
+            data = self.reader.read(entry, limit)
         except OSError as error:
-            return None, failed(PhotoStatus.UNREADABLE, error.strerror or str(error))
+            refused = entry.problem is not None and entry.kind is not None
+            status = PhotoStatus.REFUSED if refused else PhotoStatus.UNREADABLE
+            return None, failed(status, error.strerror or str(error))
         finally:
             watch.lap("read")
         if len(data) > limit:
@@ -156,8 +208,8 @@ class DetectWorker:
         pending.clear()
 
     def _commit(self, task: ShardTask, rows: _Rows, watch: Stopwatch) -> Commit:
-        photos = sorted(rows.photos, key=lambda r: (r["photo_id"] or "", r["uri"]))
-        faces = sorted(rows.faces, key=lambda r: (r["face_id"], r["uri"]))
+        photos = sorted(rows.photos, key=_photo_order)
+        faces = sorted(rows.faces, key=_face_order)
         counts = {
             "photos": dict(Counter(r["status"] for r in photos)),
             "faces": dict(Counter(r["status"] for r in faces)),
@@ -168,98 +220,20 @@ class DetectWorker:
         ]
         watch.lap("table")
         return write_shard(
-            self.store,
+            self.dataset.store,
             step=STEP,
             shard=task.shard,
             key=task.key,
             tables=tables,
             counts=counts,
             seconds=watch.rounded(),
+            facts={"generation": task.payload.generation},
         )
 
 
-# -- in the driver -----------------------------------------------------------------------
+def _photo_order(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["photo_id"] or "", row["uri"], row["member"] or ""
 
 
-def detect_plan(
-    dataset: Dataset, sources: Sequence[str], pack: Pack, settings: Settings
-) -> tuple[DetectJob, Plan, list[ShardTask]]:
-    """List the sources and return the job, plan and tasks of detect.
-
-    Raises SourceNotFound, and ModelMismatch where the dataset was made with another detector.
-    """
-    job = DetectJob(
-        dataset=dataset.uri,
-        pack=pack,
-        decode=settings.decode,
-        detect=settings.detect,
-        align=settings.align,
-        quality=settings.quality,
-        models=settings.models,
-        photo_timeout_s=settings.run.photo_timeout_s,
-    )
-    detector = pack.digest(pack.need_detector())
-    basis = {
-        "version": VERSION,
-        "detector": detector,
-        "decode": settings.decode.model_dump(mode="json"),
-        "detect": settings.detect.model_dump(mode="json"),
-        "align": settings.align.model_dump(mode="json"),
-        "quality": settings.quality.model_dump(mode="json"),
-        "device": settings.models.device,
-    }
-    _same_detector(dataset, detector, pack)
-    found = list_sources(sources, settings.sources, leave_out=dataset.uri)
-    before = read_listing(dataset)
-    shards = extend(
-        before, found, settings.run.shard_photos, drop_gone=settings.sources.gone == "drop"
-    )
-    if not any(shards.values()):
-        raise SourceNotFound(f"no file below {', '.join(sources)}: give a folder with photos")
-    tasks = [
-        ShardTask(
-            step=STEP,
-            shard=shard,
-            key=shard_key(STEP, basis, [_inputs(e) for e in entries]),
-            items=len(entries),
-            payload=tuple(entries),
-        )
-        for shard, entries in shards.items()
-    ]
-    _all_there(missing(dataset, STEP, tasks), {e.uri for e in found})
-    return job, plan_of(STEP, basis, tasks), tasks
-
-
-def _all_there(todo: Sequence[ShardTask], listed: set[str]) -> None:
-    """Refuse to redo shards some of whose photos are gone: their rows would be lost."""
-    gone = [
-        e.uri
-        for task in todo
-        for e in task.payload
-        if e.uri not in listed and e.problem is None and is_gone(e)
-    ]
-    if gone:
-        raise SourceNotFound(
-            f"{len(gone)} photos of earlier runs are no longer there ({gone[0]} first), and their "
-            "shards have to be done again: bring their source back, or let them leave the "
-            "dataset with --set sources.gone=drop"
-        )
-
-
-def save_listing(dataset: Dataset, tasks: Sequence[ShardTask]) -> None:
-    """Store which photos are in which shard, before the first of them is run."""
-    write_listing(dataset, {t.shard: list(t.payload) for t in tasks})
-
-
-def _inputs(entry: Entry) -> list[Any]:
-    return [entry.uri, entry.bytes, entry.mtime_ns, entry.source_label, entry.problem]
-
-
-def _same_detector(dataset: Dataset, detector: str, pack: Pack) -> None:
-    before = dataset.plan(STEP) if dataset.commits(STEP) else None
-    if before is not None and before.basis.get("detector") != detector:
-        raise ModelMismatch(
-            f"{dataset.uri} was made with another detector ({str(before.basis['detector'])[:12]}) "
-            f"than {pack.need_detector().file} of {pack.folder} ({detector[:12]}): "
-            "use the same --models, or another --out"
-        )
+def _face_order(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["face_id"], row["uri"], row["member"] or ""

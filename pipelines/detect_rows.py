@@ -41,7 +41,7 @@ def photo_row(
     return {
         "photo_id": photo_id,
         "uri": entry.uri,
-        "member": None,
+        "member": entry.member,
         "bytes": entry.bytes,
         "format": decoded.format,
         "width_px": decoded.width_px,
@@ -75,7 +75,7 @@ def face_rows(
         if labelled is not None and k != labelled:
             row["status"] = str(FaceStatus.BYSTANDER)
         named = {"face_id": ids.face_id(photo_id, k), "photo_id": photo_id}
-        source = {"uri": entry.uri, "member": None, "source_label": entry.source_label}
+        source = {"uri": entry.uri, "member": entry.member, "source_label": entry.source_label}
         rows.append({**named, **source, **row})
     return rows
 

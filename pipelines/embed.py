@@ -17,9 +17,9 @@ from facepipe.models import ModelSettings
 from facepipe.packs import Pack
 from facepipe.schema import EmbeddingStatus, embeddings
 from facepipe.shards import Dataset
-from facepipe.store import LocalStore
+from facepipe.store import open_store
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, plan_of, shard_key
+from pipelines.stage import Stopwatch, plan_of, resources_of, shard_key
 
 VERSION = 1  # of the rules; raised when the same crops would give other vectors
 
@@ -38,7 +38,7 @@ class EmbedJob:
     def open(self) -> EmbedWorker:
         """Open the recogniser and the store."""
         return EmbedWorker(
-            self, Dataset(LocalStore(self.dataset)), Recogniser(self.pack, self.embed, self.models)
+            self, Dataset(open_store(self.dataset)), Recogniser(self.pack, self.embed, self.models)
         )
 
 
@@ -124,6 +124,7 @@ def embed_job(dataset: Dataset, pack: Pack, settings: Settings) -> EmbedJob:
         embed=settings.embed,
         models=settings.models,
         model_id=model_id(pack, settings.embed),
+        resources=resources_of(settings, "embed"),
     )
 
 

@@ -1,8 +1,9 @@
-"""Which photos a dataset has, in which shards: the list that every later run adds to.
+"""Which inputs a dataset has, in which shards: the list that every later run adds to.
 
 A photo keeps its shard for good. New photos fill new shards, a changed photo changes the
 key of its shard, and a photo that is no longer listed stays: its source may simply not be
-one of tonight's. What could never be read, and now is gone or mended, leaves.
+one of tonight's. What could never be read, and now is gone or mended, leaves. A container
+has a shard to itself, which `pipelines.members` opens into the shards of its photos.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,77 +19,126 @@ import pyarrow.parquet as pq
 from facepipe.commits import write_parquet
 from facepipe.errors import CorruptData
 from facepipe.shards import Dataset
-from facepipe.sources import Entry, path_of
+from facepipe.sources import OBJECT_SCHEMES, Entry, path_of
 
 _KEY = "_plan/listing.parquet"
 _SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
         pa.field("source_label", pa.string()),
         pa.field("problem", pa.string()),
+        pa.field("kind", pa.string()),  # of a container
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),  # the run that brought the shard
     ]
 )
 _FEWEST, _MOST, _SHARDS = 4, 256, 24  # photos a shard, and shards aimed at for few photos
 
-Shards = dict[str, list[Entry]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The inputs of a dataset by shard, and which run each shard came with."""
+
+    shards: dict[str, list[Entry]] = field(default_factory=dict)
+    generation: dict[str, int] = field(default_factory=dict)
+
+    def containers(self) -> dict[str, Entry]:
+        """Return the containers by shard."""
+        return {s: e[0] for s, e in self.shards.items() if e and e[0].kind is not None}
+
+    def photos(self) -> dict[str, list[Entry]]:
+        """Return the shards of photos that are files of their own."""
+        return {s: e for s, e in self.shards.items() if not e or e[0].kind is None}
 
 
-def read_listing(dataset: Dataset) -> Shards:
-    """Return the entries of each shard of earlier runs. Raises CorruptData."""
-    if not dataset.store.exists(_KEY):
-        return {}
+def read_listing(dataset: Dataset) -> Listing:
+    """Return the inputs of earlier runs. Raises CorruptData."""
+    if not dataset.has(_KEY):
+        return Listing()
+    listing = Listing()
     try:
         rows = pq.read_table(io.BytesIO(dataset.store.get(_KEY))).to_pylist()
-        shards: Shards = {}
         for row in rows:
-            shards.setdefault(row.pop("shard"), []).append(Entry(**row))
+            shard = row.pop("shard")
+            listing.generation[shard] = row.pop("generation")
+            listing.shards.setdefault(shard, []).append(Entry(**row))
     except (pa.ArrowException, TypeError, KeyError) as error:
         raise CorruptData(
             f"{dataset.uri}/{_KEY} cannot be read ({error}): restore it from a copy, or start a "
             "new dataset with another --out"
         ) from error
-    return shards
+    return listing
 
 
-def write_listing(dataset: Dataset, shards: Shards) -> None:
-    """Store the shards, unless they are stored already."""
+def write_listing(dataset: Dataset, listing: Listing) -> None:
+    """Store the inputs, unless they are stored already."""
     rows = [
         {
             "uri": e.uri,
             "bytes": e.bytes,
-            "mtime_ns": e.mtime_ns,
+            "version": e.version,
             "source_label": e.source_label,
             "problem": e.problem,
+            "kind": e.kind,
             "shard": shard,
+            "generation": listing.generation[shard],
         }
-        for shard, entries in shards.items()
+        for shard, entries in listing.shards.items()
         for e in entries
     ]
-    data = write_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA), _SCHEMA)
-    if not dataset.store.exists(_KEY) or dataset.store.get(_KEY) != data:
-        dataset.store.put(_KEY, data)
+    dataset.put(_KEY, write_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA), _SCHEMA))
 
 
 def extend(
-    shards: Shards, entries: Sequence[Entry], shard_photos: int | None, *, drop_gone: bool = False
-) -> Shards:
-    """Return the shards with changed entries in place and new ones in new shards.
+    listing: Listing, entries: Sequence[Entry], shard_photos: int | None, *, drop_gone: bool = False
+) -> Listing:
+    """Return the listing with changed entries in place and new ones in new shards.
 
     With ``drop_gone`` entries leave whose file is no longer there.
     """
     now = {e.uri: e for e in entries}
-    kept = {
-        shard: [now.pop(e.uri, e) for e in old if e.uri in now or _stays(e, drop_gone)]
-        for shard, old in shards.items()
+    shards = {
+        shard: [
+            _moved_on(e, now.pop(e.uri, e)) for e in old if e.uri in now or _stays(e, drop_gone)
+        ]
+        for shard, old in listing.shards.items()
     }
     new = [now[uri] for uri in sorted(now)]
-    size = shard_photos or min(_MOST, max(_FEWEST, -(-len(new) // _SHARDS)))
-    for start in range(0, len(new), size):
-        kept[f"{len(kept):06d}"] = new[start : start + size]
-    return kept
+    generation = dict(listing.generation)
+    next_generation = max(generation.values(), default=-1) + 1
+    loose = [e for e in new if e.kind is None]
+    size = shard_rows(len(loose), shard_photos)
+    groups = [loose[start : start + size] for start in range(0, len(loose), size)]
+    first = max((int(shard) for shard in shards), default=-1) + 1
+    for number, group in enumerate([*groups, *([e] for e in new if e.kind is not None)], first):
+        name = f"{number:06d}"
+        shards[name], generation[name] = group, next_generation
+    return Listing(shards=shards, generation=generation)
+
+
+def shard_rows(photos: int, asked: int | None) -> int:
+    """Return how many photos a shard has: few where there are few, so that all workers work."""
+    return asked or min(_MOST, max(_FEWEST, -(-photos // _SHARDS)))
+
+
+def _moved_on(old: Entry, new: Entry) -> Entry:
+    """Return the entry of today; what it is, a photo or a kind of container, stays.
+
+    A shard is either one container or photos: a file that turns from one into the other
+    keeps its place and is read as what it was.
+    """
+    if old.kind == new.kind:
+        return new
+    return Entry(
+        uri=new.uri,
+        bytes=new.bytes,
+        version=new.version,
+        source_label=new.source_label,
+        problem=new.problem,
+        kind=old.kind,
+    )
 
 
 def _stays(entry: Entry, drop_gone: bool) -> bool:
@@ -101,9 +152,23 @@ def _stays(entry: Entry, drop_gone: bool) -> bool:
 
 def is_gone(entry: Entry) -> bool:
     """Tell whether an entry's file is no longer there; one that may not be looked at is."""
+    if entry.uri.startswith(OBJECT_SCHEMES):
+        return _object_is_gone(entry.uri)
     try:
         os.stat(path_of(entry.uri))  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _object_is_gone(uri: str) -> bool:
+    from facepipe.sources import open_file
+
+    try:
+        open_file(uri).close()
+    except FileNotFoundError:
         return True
     except OSError:
         return False

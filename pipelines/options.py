@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from facepipe.errors import FacepipeError
 
@@ -24,6 +25,31 @@ class Engine(StrEnum):
     """Where shards run."""
 
     local = "local"
+    ray = "ray"
+    beam = "beam"
+
+
+class EngineCommand(TyperCommand):
+    """A command whose ``-- ...`` are options of the engine's own, where the engine is Beam.
+
+    Without --engine beam, ``--`` is what it is everywhere: the end of the options.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Turn each argument behind ``--`` into an --engine-option."""
+        if "--" in args and _engine_in(args) == Engine.beam:
+            end = args.index("--")
+            args = [*args[:end], *(f"--engine-option={option}" for option in args[end + 1 :])]
+        return super().parse_args(ctx, args)
+
+
+def _engine_in(args: Sequence[str]) -> str | None:
+    for i, arg in enumerate(args[: args.index("--")]):
+        if arg.startswith("--engine="):
+            return arg.removeprefix("--engine=")
+        if arg == "--engine":
+            return args[i + 1]
+    return None
 
 
 class Labels(StrEnum):
@@ -34,10 +60,21 @@ class Labels(StrEnum):
 
 
 Sources = Annotated[
-    list[str], typer.Argument(metavar="SRC...", help="Folders of photos, or single photos.")
+    list[str],
+    typer.Argument(
+        metavar="SRC...",
+        help="Folders of photos, single photos, archives (tar, zip, webdataset), .rec, .bin, "
+        "TSV and Parquet files of photos, lists (CSV, Parquet) of paths; local, or below an "
+        "s3://, gs:// or az:// prefix.",
+    ),
 ]
 Out = Annotated[
-    str, typer.Option("--out", metavar="DATASET", help="Folder of the dataset; made if missing.")
+    str,
+    typer.Option(
+        "--out",
+        metavar="DATASET",
+        help="Folder of the dataset, or an s3://, gs:// or az:// prefix; made if missing.",
+    ),
 ]
 Models = Annotated[
     str,
@@ -52,10 +89,32 @@ LabelsOption = Annotated[
     Labels | None,
     typer.Option("--labels", help="folder: the first folder below SRC is the identity."),
 ]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="Where shards run.")]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="Where shards run: processes of this machine, Ray (the cluster of RAY_ADDRESS, or "
+        "one on this machine), or Beam (any runner: `-- --runner=FlinkRunner ...`).",
+    ),
+]
+EngineOptions = Annotated[
+    list[str] | None, typer.Option("--engine-option", hidden=True, help="What is behind --.")
+]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Processes, one thread each; by default one a core."),
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes, one thread each; by default one a core, of the cluster with RAY_ADDRESS.",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Also try again the photos of earlier runs that could not be read, or that killed "
+        "or hung their worker; nothing else is redone.",
+    ),
 ]
 Config = Annotated[
     str | None,

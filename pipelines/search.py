@@ -18,7 +18,8 @@ from facepipe.index import NO_HIT, Gallery
 from facepipe.packs import Pack
 from facepipe.quality import labelled_face, mark, measure
 from facepipe.schema import FaceStatus, PhotoStatus
-from facepipe.sources import Entry, SourceSettings, list_sources, read_bytes
+from facepipe.source_listing import list_sources
+from facepipe.sources import Entry, SourceSettings, read_bytes
 
 Pixels = NDArray[np.uint8]
 
@@ -38,7 +39,7 @@ def search_photos(
     SourceNotFound for a photo that is not there, UsageError for k < 1.
     """
     _same_model(gallery, pack, settings)
-    entries = [e for photo in photos for e in list_sources([photo], SourceSettings())]
+    entries = [e for photo in photos for e in list_sources([photo], SourceSettings(containers="leave"))]
     detector = Detector(pack, settings.detect, settings.models)
     recogniser = Recogniser(pack, settings.embed, settings.models)
     results = []

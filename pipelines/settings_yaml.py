@@ -36,15 +36,19 @@ def _allowed(field: FieldInfo) -> str:
     return ", ".join(limits)
 
 
-def _group(group: BaseModel) -> list[str]:
+def _group(group: BaseModel, indent: str = "  ") -> list[str]:
     import yaml
 
     lines = []
     for name, field in type(group).model_fields.items():
+        below = getattr(group, name)
+        if isinstance(below, BaseModel):
+            lines += [f"{indent}{name}:", *_group(below, indent + "  ")]
+            continue
         value = group.model_dump(mode="json")[name]
-        text = yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+        text = yaml.safe_dump(value, default_flow_style=True, width=1_000).splitlines()[0]
         about = [field.description or "", _allowed(field)]
         if any(about):
-            lines.append(f"  # {'; '.join(a for a in about if a)}")
-        lines.append(f"  {name}: {text}")
+            lines.append(f"{indent}# {'; '.join(a for a in about if a)}")
+        lines.append(f"{indent}{name}: {text}")
     return lines

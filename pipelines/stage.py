@@ -13,11 +13,12 @@ from typing import Any
 
 from facepipe import ids
 from facepipe.commits import Commit, Plan, record_key, total_counts
+from facepipe.config import Settings
 from facepipe.errors import FacepipeError
 from facepipe.schema import SCHEMA_VERSION
 from facepipe.shards import Dataset
 from pipelines.progress import Progress
-from pipelines.runners import Job, Runner, ShardTask
+from pipelines.runners import Job, Resources, Runner, ShardTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,14 @@ class StepReport:
         }
 
 
+def resources_of(settings: Settings, step: str) -> Resources:
+    """Return what one worker of a step keeps busy."""
+    asked = getattr(settings.run.resources, step)
+    uses_model = step in ("detect", "embed") and settings.models.device == "cuda"
+    gpus = asked.num_gpus if asked.num_gpus is not None else float(uses_model)
+    return Resources(num_cpus=asked.num_cpus, num_gpus=gpus, memory_bytes=asked.memory_bytes)
+
+
 def shard_key(step: str, basis: Mapping[str, Any], inputs: Any) -> str:
     """Return the key of a shard: a digest of all that its bytes depend on."""
     return ids.digest([SCHEMA_VERSION, step, dict(basis), inputs])
@@ -55,7 +64,7 @@ def plan_of(step: str, basis: Mapping[str, Any], tasks: Sequence[ShardTask]) -> 
 
 def missing(dataset: Dataset, step: str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
     """Return the tasks that are not committed under their key."""
-    present = set(dataset.store.list(f"_commits/{step}"))
+    present = set(dataset.keys(f"_commits/{step}"))
     return [t for t in tasks if record_key(step, t.shard, t.key) not in present]
 
 
@@ -79,7 +88,7 @@ def run_step(
         _say_what_changed(dataset, plan, progress)
     dataset.write_plan(plan)
     if todo:
-        runner.map(job, todo, lambda task, commit: progress.advance(task.items))
+        _map(dataset, runner, job, plan.step, todo, progress)
     commits = dataset.commits(plan.step)
     if len(commits) != len(tasks):
         raise FacepipeError(
@@ -87,7 +96,9 @@ def run_step(
             "though every one was run: check that nothing else writes to the dataset, "
             "then run the same command again"
         )
-    dataset.retire(plan.step)  # also where nothing was to do: a run may have died just here
+    dataset.pack(plan.step)
+    # Also where nothing was to do: a run may have died just here.
+    dataset.retire(plan.step, look=bool(todo))
     dataset.write_manifest()
     report = StepReport(
         step=plan.step,
@@ -99,6 +110,27 @@ def run_step(
     )
     progress.end(summary(report))
     return report
+
+
+def _map(
+    dataset: Dataset,
+    runner: Runner,
+    job: Job,
+    step: str,
+    todo: Sequence[ShardTask],
+    progress: Progress,
+) -> None:
+    """Run tasks to their commits, and know of those even where the run ends with an error."""
+    done: list[Commit] = []
+
+    def on_done(task: ShardTask, commit: Commit) -> None:
+        done.append(commit)
+        progress.advance(task.items)
+
+    try:
+        runner.map(job, todo, on_done)
+    finally:
+        dataset.note(step, done)
 
 
 def _say_what_changed(dataset: Dataset, plan: Plan, progress: Progress) -> None:

@@ -9,8 +9,9 @@ from facepipe import ids
 from facepipe.commits import Commit, ShardFile, record_key
 from facepipe.errors import CorruptData
 from facepipe.shards import Dataset
-from facepipe.store import locked
 from pipelines.listing import read_listing
+
+OF_FACES = ("embeddings", "duplicates", "decisions")  # a row for every row of faces
 
 
 def verify_dataset(dataset: Dataset, *, repair: bool = False) -> dict[str, Any]:
@@ -36,9 +37,9 @@ def verify_dataset(dataset: Dataset, *, repair: bool = False) -> dict[str, Any]:
     if not problems:
         problems += _counts(dataset)
     if repair and forget:
-        with locked(dataset.store):
+        with dataset.held():
             for record in forget:
-                dataset.store.delete(record)
+                dataset.delete(record)
     forgotten = forget if repair else []
     return {"problems": problems, "files": files, "rows": rows, "forgotten": forgotten}
 
@@ -70,15 +71,15 @@ def _unfinished(dataset: Dataset, step: str) -> list[str]:
 
 
 def _check_file(dataset: Dataset, file: ShardFile) -> str | None:
-    path = dataset.store.path(file.file)
     try:
-        if not path.is_file():
-            return f"{file.file}: missing"
-        if path.stat().st_size != file.bytes:
-            return f"{file.file}: {path.stat().st_size} bytes instead of {file.bytes}"
-        if ids.sha256_hex(path.read_bytes()) != file.sha256:
+        size = dataset.store.size(file.file)
+        if size != file.bytes:
+            return f"{file.file}: {size} bytes instead of {file.bytes}"
+        if ids.sha256_hex(dataset.store.get(file.file)) != file.sha256:
             return f"{file.file}: checksum does not match"
         dataset.read(file, [])
+    except FileNotFoundError:
+        return f"{file.file}: missing"
     except OSError as error:
         return f"{file.file}: cannot be read: {error.strerror}"
     except CorruptData as error:
@@ -101,7 +102,7 @@ def _counts(dataset: Dataset) -> list[str]:
 
     Embeddings of a model that is no longer the current one may be of earlier faces.
     """
-    entries = sum(len(e) for e in read_listing(dataset).values())
+    entries = _listed(dataset)
     current = dataset.step_of("embeddings") if dataset.store.exists("_plan/embed.json") else ""
     steps = [s for s in dataset.steps() if not s.startswith("embed-") or s == current]
     rows = {step: _rows(dataset.commits(step)) for step in steps}
@@ -115,9 +116,17 @@ def _counts(dataset: Dataset) -> list[str]:
             problems.append(f"photos count {found} faces, faces has {detect['faces']} rows")
     for step, tables in rows.items():
         for table, count in tables.items():
-            if table not in ("photos", "faces") and count != detect.get("faces"):
+            if table in OF_FACES and count != detect.get("faces"):
                 problems.append(f"{step}: {count} {table} rows for {detect.get('faces')} faces")
     return problems
+
+
+def _listed(dataset: Dataset) -> int:
+    """Return how many photos were listed: files of their own, and members of containers."""
+    listing = read_listing(dataset)
+    containers = listing.containers()
+    inside = [f for c in dataset.commits("members") if c.shard in containers for f in c.files]
+    return sum(map(len, listing.photos().values())) + sum(f.rows for f in inside)
 
 
 def _rows(commits: list[Commit]) -> dict[str, int]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from facepipe.errors import SourceNotFound, UsageError
-from facepipe.sources import SourceSettings, list_sources, path_of, read_bytes, uri_of
+from facepipe.source_listing import list_sources
+from facepipe.sources import SourceSettings, path_of, read_bytes, uri_of
 
 FLAT, FOLDER = SourceSettings(), SourceSettings(labels="folder")
 
@@ -24,7 +25,7 @@ def test_every_file_once_sorted_with_size_and_time(tmp_path: Path) -> None:
     found = list_sources([str(tmp_path), str(tmp_path / "a")], FLAT)
     assert [e.uri for e in found] == sorted(map(str, files))
     assert {e.bytes for e in found} == {2}
-    assert found[0].mtime_ns == Path(found[0].uri).stat().st_mtime_ns
+    assert found[0].version == str(Path(found[0].uri).stat().st_mtime_ns)
     assert all(e.source_label is None and e.problem is None for e in found)
 
 

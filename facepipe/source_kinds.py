@@ -1,0 +1,93 @@
+"""Which files hold many photos, and how each kind of them is opened.
+
+A file is looked into only where its name says that it may be a container: the millions of
+others are not opened to be listed. Lists of paths are containers only where they are given
+as a source themselves: a .csv in a folder of photos is somebody's notes.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+from facepipe.containers import Container
+from facepipe.sources import Entry, SourceSettings, open_file, uri_of
+
+HEAD_BYTES = 64 * 1024  # enough for the first line of a TSV with a small photo in it
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+_SUFFIXES = (*_ARCHIVES, ".zip", ".rec", ".bin", ".tsv", ".parquet")
+_LISTS = (".csv", ".tsv", ".parquet")
+LIST = "list"
+
+Sibling = Callable[[str], BinaryIO | None]
+
+
+def with_kinds(entries: Iterable[Entry], root: str, settings: SourceSettings) -> Iterator[Entry]:
+    """Yield the entries, containers with their kind, without what only belongs to a .rec."""
+    given_uris = {root, uri_of(os.path.abspath(root))}  # noqa: PTH100 - as source_folder does
+    kept, records = [], set()
+    for entry in entries:
+        kind = _kind(entry, given=entry.uri in given_uris, settings=settings)
+        if kind == "rec":
+            records.add(entry.uri.removesuffix(".rec"))
+        kept.append(entry if kind is None else replace(entry, kind=kind))
+    folders = {posixpath.dirname(stem) for stem in records}
+    for entry in kept:
+        stem, suffix = posixpath.splitext(entry.uri)
+        folder, base = posixpath.split(entry.uri)
+        if suffix in (".idx", ".lst") and stem in records:
+            continue
+        if base == "property" and folder in folders:
+            continue
+        yield entry
+
+
+def _kind(entry: Entry, *, given: bool, settings: SourceSettings) -> str | None:
+    name = entry.uri.lower()
+    video = settings.video_frames_per_s is not None and name.endswith(_VIDEOS)
+    if entry.problem is not None or settings.containers == "leave":
+        return None
+    if not (video or name.endswith(_SUFFIXES) or (given and name.endswith(_LISTS))):
+        return None
+    try:
+        with open_file(entry.uri) as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError:
+        return None  # its one row will say so
+    return kind_of(head, entry.uri, given=given, videos=video)
+
+
+def kind_of(head: bytes, name: str, *, given: bool = False, videos: bool = False) -> str | None:
+    """Return the kind of container that a file is, from its first bytes and its name."""
+    from facepipe.source_bin import is_bin
+    from facepipe.source_list import is_list
+    from facepipe.source_parquet import is_parquet
+    from facepipe.source_rec import is_rec
+    from facepipe.source_tar import is_tar
+    from facepipe.source_tsv import is_tsv
+    from facepipe.source_video import is_video
+    from facepipe.source_zip import is_zip
+
+    tests = {"tar": is_tar, "zip": is_zip, "rec": is_rec, "bin": is_bin, "tsv": is_tsv}
+    for kind, test in tests.items():
+        if test(head, name):
+            return kind
+    if is_parquet(head, name):
+        return "parquet"
+    if videos and is_video(head, name):
+        return "video"
+    return LIST if given and is_list(head, name) else None
+
+
+def open_container(entry: Entry, settings: SourceSettings) -> Container:
+    """Open the container that an entry is. Raises OSError."""
+    stream = open_file(entry.uri)
+    try:
+        return _open(entry, stream, settings)
+    except BaseException:
+        stream.close()
+        raise
