@@ -164,7 +164,9 @@ def _distribution_names(requirements: list[str]) -> set[str]:
 
 def test_every_import_is_declared() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    runtime = [line for name in ("ray", "beam", "train", "openvino") for line in extras[name]]
+    runtime = [
+        line for name in ("ray", "beam", "train", "openvino", "video") for line in extras[name]
+    ]
     declared = _distribution_names(PYPROJECT["project"]["dependencies"] + runtime)
     undeclared = {
         f"{_name(path)}: {package}"
