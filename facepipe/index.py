@@ -9,11 +9,12 @@ D dimensions.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from facepipe.errors import CorruptData, ModelMismatch, UsageError
 from facepipe.gallery import GALLERY, UNIT_TOLERANCE
 from facepipe.index_manifest import ROWS, VECTORS, IndexFile, Manifest, Shard, read_manifest
-from facepipe.store import LocalStore
+from facepipe.store import Store, open_store
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -75,40 +76,59 @@ def encode_vectors(vectors_ND: NDArray[np.float16]) -> tuple[bytes, str]:
     return data.tobytes(), str(faiss.__version__)
 
 
-def verify_shard(store: LocalStore, shard: Shard) -> None:
+def verify_shard(store: Store, shard: Shard) -> None:
     """Check every file of a shard by size and hash. Raises CorruptData, naming the file."""
     for name, file in shard.files.items():
-        with _checked(store, shard.key(name), file):
-            pass
+        with _opened(store, shard.key(name)) as stream:
+            _check(stream, file, f"{store.uri}/{shard.key(name)}")
 
 
 @contextmanager
-def _checked(store: LocalStore, key: str, file: IndexFile) -> Iterator[BinaryIO]:
-    """Open a file whose bytes have been checked; what is read is what was hashed."""
-    where = f"{store.root}/{key}"
+def _checked(store: Store, key: str, file: IndexFile) -> Iterator[BinaryIO]:
+    """Open a file whose bytes have been checked; what is read is what was hashed.
+
+    What comes over the network comes once, to a temporary file that has no name.
+    """
+    with _opened(store, key) as stream:
+        where = f"{store.uri}/{key}"
+        if store.local is None:
+            with tempfile.TemporaryFile() as copy:
+                _check(stream, file, where, copy)
+                yield cast(BinaryIO, copy)
+        else:
+            _check(stream, file, where)
+            yield stream
+
+
+def _opened(store: Store, key: str) -> BinaryIO:
     try:
-        stream = store.path(key).open("rb")
+        return store.open(key)
     except OSError as error:
-        raise CorruptData(f"{where} cannot be read ({error.strerror}): {_REMEDY}") from error
-    with stream:
-        size = stream.seek(0, 2)
-        if size != file.bytes:
-            raise CorruptData(f"{where} has {size} bytes and not {file.bytes}: {_REMEDY}")
-        stream.seek(0)
-        digest = hashlib.sha256()
-        while block := stream.read(HASH_BYTES):
-            digest.update(block)
-        if digest.hexdigest() != file.sha256:
-            raise CorruptData(f"{where} does not match its checksum: {_REMEDY}")
-        stream.seek(0)
-        yield stream
+        why = error.strerror or "it is missing"
+        raise CorruptData(f"{store.uri}/{key} cannot be read ({why}): {_REMEDY}") from error
+
+
+def _check(stream: BinaryIO, file: IndexFile, where: str, copy: IO[bytes] | None = None) -> None:
+    """Compare a stream with its manifest, the size before the bytes, and rewind it and COPY."""
+    size = stream.seek(0, 2)
+    if size != file.bytes:
+        raise CorruptData(f"{where} has {size} bytes and not {file.bytes}: {_REMEDY}")
+    stream.seek(0)
+    digest = hashlib.sha256()
+    while block := stream.read(HASH_BYTES):
+        digest.update(block)
+        if copy is not None:
+            copy.write(block)
+    if digest.hexdigest() != file.sha256:
+        raise CorruptData(f"{where} does not match its checksum: {_REMEDY}")
+    (copy or stream).seek(0)
 
 
 _REMEDY = "the index is damaged; build it again with facepipe index build"
 
 
-def _read_rows(store: LocalStore, shard: Shard) -> pa.Table:
-    where = f"{store.root}/{shard.key(ROWS)}"
+def _read_rows(store: Store, shard: Shard) -> pa.Table:
+    where = f"{store.uri}/{shard.key(ROWS)}"
     with _checked(store, shard.key(ROWS), shard.files[ROWS]) as stream:
         try:
             parquet = pq.ParquetFile(stream)
@@ -124,9 +144,9 @@ def _read_rows(store: LocalStore, shard: Shard) -> pa.Table:
     return rows.combine_chunks()
 
 
-def _read_vectors(store: LocalStore, shard: Shard, dim: int) -> Any:
+def _read_vectors(store: Store, shard: Shard, dim: int) -> Any:
     """Open a FAISS file: a hostile one has crashed its loader (faiss 5400, 5485)."""
-    where, file = f"{store.root}/{shard.key(VECTORS)}", shard.files[VECTORS]
+    where, file = f"{store.uri}/{shard.key(VECTORS)}", shard.files[VECTORS]
     header = file.bytes - shard.rows * dim * 2
     if not 0 < header <= MAX_HEADER_BYTES:
         raise CorruptData(
@@ -265,12 +285,12 @@ class Gallery:
 
 
 def open_index(uri: str | Path) -> Gallery:
-    """Open the gallery in a folder, after checking the bytes of all its files.
+    """Open the gallery in a folder or at a uri, after checking the bytes of all its files.
 
     Raises DatasetNotFound where there is none, CorruptData where a file is missing, changed,
     or not what its manifest says.
     """
-    store = LocalStore(uri)
+    store = open_store(uri)
     version, manifest = read_manifest(store)
     if len(manifest.shards) != 1 or set(manifest.shards[0].files) != {VECTORS, ROWS}:
         raise CorruptData(f"{uri}: this facepipe reads indexes of one shard: {_REMEDY}")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facepipe import ids
 from facepipe.errors import CorruptData, DatasetNotFound
-from facepipe.store import LocalStore
+from facepipe.store import Store
 
 INDEX_VERSION: Literal[1] = 1
 CURRENT = "CURRENT"
@@ -121,17 +121,17 @@ def manifest_key(version: str) -> str:
     return f"versions/{version[:NAME_CHARS]}/manifest.json"
 
 
-def current_version(store: LocalStore) -> str | None:
+def current_version(store: Store) -> str | None:
     """Return the version in force, None where there is none. Raises CorruptData."""
     if not store.exists(CURRENT):
         return None
     text = store.get(CURRENT)
     if re.fullmatch(rb"[0-9a-f]{64}\n", text) is None:
-        raise CorruptData(f"{store.root}/{CURRENT} does not name a version: {_AGAIN}")
+        raise CorruptData(f"{store.uri}/{CURRENT} does not name a version: {_AGAIN}")
     return text.decode().strip()
 
 
-def read_manifest(store: LocalStore) -> tuple[str, Manifest]:
+def read_manifest(store: Store) -> tuple[str, Manifest]:
     """Return the version in force and its manifest.
 
     Raises DatasetNotFound where there is no index, CorruptData where the manifest is missing,
@@ -140,19 +140,18 @@ def read_manifest(store: LocalStore) -> tuple[str, Manifest]:
     version = current_version(store)
     if version is None:
         raise DatasetNotFound(
-            f"no index in {store.root}: make one with facepipe index build DATASET "
-            f"--out {store.root}"
+            f"no index in {store.uri}: make one with facepipe index build DATASET --out {store.uri}"
         )
     key = manifest_key(version)
     try:
-        if store.path(key).stat().st_size > MAX_MANIFEST_BYTES:
-            raise CorruptData(f"{store.root}/{key} is too large for a manifest: {_AGAIN}")
+        if store.size(key) > MAX_MANIFEST_BYTES:
+            raise CorruptData(f"{store.uri}/{key} is too large for a manifest: {_AGAIN}")
         data = store.get(key)
     except FileNotFoundError as error:
-        raise CorruptData(f"{store.root}/{key} is missing: {_AGAIN}") from error
+        raise CorruptData(f"{store.uri}/{key} is missing: {_AGAIN}") from error
     if ids.sha256_hex(data) != version:
-        raise CorruptData(f"{store.root}/{key} does not have the hash in {CURRENT}: {_AGAIN}")
-    return version, _parse(data, f"{store.root}/{key}")
+        raise CorruptData(f"{store.uri}/{key} does not have the hash in {CURRENT}: {_AGAIN}")
+    return version, _parse(data, f"{store.uri}/{key}")
 
 
 def _parse(data: bytes, name: str) -> Manifest:

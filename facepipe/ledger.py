@@ -45,6 +45,7 @@ class Ledger:
         self._held: Held | None = None
         self._seen: dict[str, int] | None = None  # every key there is, while a run holds it
         self._known: dict[str, list[Commit]] = {}  # by step, while a run holds it
+        self._plans: dict[str, Plan | None] = {}  # the same
 
     @property
     def uri(self) -> str:
@@ -60,11 +61,11 @@ class Ledger:
         Raises StoreError where another run has it.
         """
         with self.store.hold() as held:
-            self._held, self._seen, self._known = held, self.store.list_all(), {}
+            self._held, self._seen = held, self.store.list_all()
             try:
                 yield
             finally:
-                self._held, self._seen, self._known = None, None, {}
+                self._held, self._seen, self._known, self._plans = None, None, {}, {}
 
     def keys(self, folder: str) -> list[str]:
         """Return the keys directly in a folder, sorted."""
@@ -113,6 +114,14 @@ class Ledger:
 
     def plan(self, step: str) -> Plan | None:
         """Return a step's plan, or None where it has never been planned."""
+        if step not in self._plans:
+            plan = self._read_plan(step)
+            if self._seen is None:
+                return plan
+            self._plans[step] = plan
+        return self._plans[step]
+
+    def _read_plan(self, step: str) -> Plan | None:
         name = f"_plan/{step}.json"
         if not self.has(name):
             return None
@@ -127,6 +136,7 @@ class Ledger:
     def write_plan(self, plan: Plan) -> None:
         """Store a plan, unless the same one is there already."""
         self._known.pop(plan.step, None)
+        self._plans.pop(plan.step, None)
         self.put(f"_plan/{plan.step}.json", plan.to_json())
 
     def commits(self, step: str) -> list[Commit]:

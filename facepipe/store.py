@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from facepipe.errors import UsageError
 from facepipe.lease import Held
-from facepipe.local_store import TEMPORARY, Keys, LocalStore
+from facepipe.local_store import LOCK, TEMPORARY, Keys, LocalStore
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["TEMPORARY", "LocalStore", "Store", "locked", "open_store"]
+__all__ = ["LOCK", "TEMPORARY", "LocalStore", "Store", "locked", "open_store"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 

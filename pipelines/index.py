@@ -34,14 +34,16 @@ from facepipe.index_manifest import (
     manifest_key,
     read_manifest,
 )
+from facepipe.lease import LEASE, Held
 from facepipe.shards import Dataset
-from facepipe.store import LocalStore, locked
+from facepipe.store import LOCK, TEMPORARY, Store, locked, open_store
 from facepipe.threshold import calibrate
 from pipelines.progress import Progress
 from pipelines.search import format_results, search_photos
 
 # The only folders that are ever removed: digests, not someone's own names.
 OWN_NAME = re.compile(rf"[0-9a-f]{{{NAME_CHARS}}}")
+OWN_ENTRIES = {CURRENT, "versions", "shards", LOCK, LEASE, TEMPORARY}
 
 __all__ = ["build_index", "format_results", "search_photos"]
 
@@ -63,40 +65,45 @@ def build_index(
     the tables do not belong together, UsageError for ``out`` = the dataset.
     """
     progress = progress or Progress(quiet=True)
-    if Path(out).resolve() == Path(dataset.uri).resolve():
-        raise UsageError(f"--out {out} is the dataset itself: give the index its own folder")
-    store = _own_folder(out)
+    store = _own_folder(dataset, out)
     plans = _finished_plans(dataset)
     inputs = _inputs(dataset, plans, settings, include)
     before = _in_force(store)
     if before is not None and before[1].inputs == inputs and _intact(store, before[1]):
         progress.say(f"index: nothing to do, {out} is up to date")
         return _described(*before, built=False)
-    with locked(store):
+    with locked(store) as held:
         store.sweep()
         selection = _select(dataset, plans, include)
         manifest = _write(store, dataset, selection, plans, inputs, settings, include)
         version = ids.sha256_hex(manifest.to_json())
+        held.check()
         store.put(manifest_key(version), manifest.to_json())
         store.put(CURRENT, f"{version}\n".encode())
-        _retire(store, [(version, manifest), *([before] if before else [])])
+        _retire(store, held, [(version, manifest), *([before] if before else [])])
     totals = manifest.totals
     progress.say(f"index: {totals.indexed} of {totals.expected} faces in {out}")
     return _described(version, manifest, built=True)
 
 
-def _own_folder(out: str) -> LocalStore:
+def _own_folder(dataset: Dataset, out: str) -> Store:
     """Return the index's store. Raises UsageError for a folder that holds anything else."""
-    root = Path(out)
-    if not out.strip() or (root.exists() and not root.is_dir()):
+    if not out.strip():
         raise UsageError(f"--out {out!r} is no folder: give the folder of the index")
-    own = {CURRENT, "versions", "shards", "_lock", "_tmp"}
-    others = sorted(p.name for p in root.iterdir() if p.name not in own) if root.exists() else []
-    if others and not (root / CURRENT).is_file():
+    store = open_store(out)
+    if _place(store) == _place(dataset.store):
+        raise UsageError(f"--out {out} is the dataset itself: give the index its own folder")
+    names = store.names()
+    others = [name for name in names if name not in OWN_ENTRIES]
+    if others and CURRENT not in names:
         raise UsageError(
             f"--out {out} holds other things ({others[0]}) and no index: give a new folder"
         )
-    return LocalStore(out)
+    return store
+
+
+def _place(store: Store) -> str | Path:
+    return store.uri if store.local is None else store.local.resolve()
 
 
 def _described(version: str, manifest: Manifest, built: bool) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def _select(dataset: Dataset, plans: dict[str, str | None], include: Include) ->
 
 
 def _write(
-    store: LocalStore,
+    store: Store,
     dataset: Dataset,
     selection: Selection,
     plans: dict[str, str | None],
@@ -179,7 +186,7 @@ def _write(
     )
 
 
-def _put_shard(store: LocalStore, files: dict[str, bytes], rows: int) -> Shard:
+def _put_shard(store: Store, files: dict[str, bytes], rows: int) -> Shard:
     described = {
         name: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))
         for name, data in files.items()
@@ -194,7 +201,7 @@ def _put_shard(store: LocalStore, files: dict[str, bytes], rows: int) -> Shard:
 # -- versions ----------------------------------------------------------------------------
 
 
-def _in_force(store: LocalStore) -> tuple[str, Manifest] | None:
+def _in_force(store: Store) -> tuple[str, Manifest] | None:
     """Return the version in force; None where there is none, or none that can be read."""
     try:
         return read_manifest(store)
@@ -202,7 +209,7 @@ def _in_force(store: LocalStore) -> tuple[str, Manifest] | None:
         return None
 
 
-def _intact(store: LocalStore, manifest: Manifest) -> bool:
+def _intact(store: Store, manifest: Manifest) -> bool:
     try:
         for shard in manifest.shards:
             verify_shard(store, shard)
@@ -211,11 +218,23 @@ def _intact(store: LocalStore, manifest: Manifest) -> bool:
     return True
 
 
-def _retire(store: LocalStore, keep: list[tuple[str, Manifest]]) -> None:
+def _retire(store: Store, held: Held, keep: list[tuple[str, Manifest]]) -> None:
     """Remove versions and shards that neither the new version nor the one before it names."""
     versions = {version[:NAME_CHARS] for version, _ in keep}
     shards = {shard.name for _, manifest in keep for shard in manifest.shards}
     for parent, names in (("versions", versions), ("shards", shards)):
-        for folder in sorted(store.path(parent).iterdir()):
-            if folder.name not in names and OWN_NAME.fullmatch(folder.name):
-                shutil.rmtree(folder)
+        found: dict[str, list[str]] = {}
+        for key in store.list_all(parent):
+            found.setdefault(key.split("/")[1], []).append(key)
+        for folder in sorted(found.keys() - names):
+            if OWN_NAME.fullmatch(folder):
+                held.check()
+                _remove(store, f"{parent}/{folder}", found[folder])
+
+
+def _remove(store: Store, folder: str, keys: list[str]) -> None:
+    if store.local is not None:
+        shutil.rmtree(store.local / folder)
+        return
+    for key in keys:
+        store.delete(key)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jinja2
 
 from facepipe.errors import DatasetNotFound, StoreFull, UsageError
+from facepipe.object_client import is_object_uri
 from facepipe.schema import Decision, FaceStatus
 from facepipe.shards import Dataset
+from facepipe.store import open_store
 from pipelines import report_sections as sections
 from pipelines.report_counts import failures, funnel, kept_reasons, read_photos
 from pipelines.report_faces import read_faces
@@ -28,34 +30,44 @@ from pipelines.report_shots import read_shots, shown
 DEFAULT_NAME = "report.html"
 
 
-def write_report(dataset: Dataset, out: str | None = None) -> Path:
-    """Write the report of a dataset as one HTML file and return its path.
+def write_report(dataset: Dataset, out: str | None = None) -> str:
+    """Write the report of a dataset as one HTML file and return its path or uri.
 
     ``out`` is DATASET/report.html where it is not given. Raises DatasetNotFound where
     detect has committed nothing, CorruptData, StoreFull, and UsageError for an ``out`` that
     is a folder or would overwrite something else of the dataset.
     """
-    path = _checked(dataset, out)
+    out = f"{dataset.uri}/{DEFAULT_NAME}" if out is None else out
+    _check(out)
     data = _page(dataset).encode("utf-8", "replace")
-    root = dataset.store.root.resolve()
+    if is_object_uri(out):
+        folder, _, name = out.rpartition("/")
+        open_store(folder).put(name, data)
+        return out
+    path, local = Path(out), dataset.store.local
     try:
-        if path.resolve().is_relative_to(root):
-            dataset.store.put(path.resolve().relative_to(root).as_posix(), data)
+        if local is not None and path.resolve().is_relative_to(local.resolve()):
+            dataset.store.put(path.resolve().relative_to(local.resolve()).as_posix(), data)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     except OSError as error:
         raise StoreFull(f"cannot write {path} ({error.strerror}): choose another --out") from error
-    return path
+    return str(path)
 
 
-def _checked(dataset: Dataset, out: str | None) -> Path:
-    path = dataset.store.root / DEFAULT_NAME if out is None else Path(out)
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder: name a file, as in {path / DEFAULT_NAME}")
-    if path.suffix.lower() not in {".html", ".htm"}:  # never over a table or a photo
-        raise UsageError(f"--out {path} is no page: give it a name that ends in .html")
-    return path
+def _check(out: str) -> None:
+    """Raise UsageError for an --out that is no page."""
+    if not is_object_uri(out) and Path(out).is_dir():
+        raise UsageError(f"--out {out} is a folder: name a file, as in {Path(out) / DEFAULT_NAME}")
+    if PurePosixPath(out).suffix.lower() not in {".html", ".htm"}:  # never over a table or photo
+        raise UsageError(f"--out {out} is no page: give it a name that ends in .html")
+
+
+def _name(dataset: Dataset) -> str:
+    """Return the last part of a dataset's path or uri."""
+    local = dataset.store.local
+    return dataset.uri.rpartition("/")[2] if local is None else local.resolve().name
 
 
 def _page(dataset: Dataset) -> str:
@@ -75,7 +87,7 @@ def _page(dataset: Dataset) -> str:
     rows = [row for sheet in sheets for strip in sheet.strips for row in strip.rows]
     rows += sections.rows_of(groups, moves, people)
     view = {
-        "name": shown(dataset.store.root.resolve().name),
+        "name": shown(_name(dataset)),
         "root": shown(photos.root),
         "model": _model(dataset),
         "steps": _steps(dataset, problems),

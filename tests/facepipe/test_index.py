@@ -33,7 +33,8 @@ from facepipe.index_manifest import (
     Totals,
     manifest_key,
 )
-from facepipe.store import LocalStore
+from facepipe.store import LocalStore, Store, open_store
+from tests.object_server import S3Server
 
 Half = NDArray[np.float16]
 DIM = 16
@@ -111,6 +112,14 @@ def brute_force(vectors_ND: Half, queries_QD: Half, k: int) -> tuple[list[list[s
         [[face_ids[i] for i in row[:k]] for row in order],
         np.take_along_axis(scores, order, axis=1)[:, :k],
     )
+
+
+def copied(folder: Path, uri: str) -> Store:
+    """Copy a gallery, as it is, to another store."""
+    store = open_store(uri)
+    for key in LocalStore(folder).list_all():
+        store.put(key, LocalStore(folder).get(key))
+    return store
 
 
 # -- search ------------------------------------------------------------------------------
@@ -191,6 +200,20 @@ def test_the_door_of_the_package_and_what_it_tells(tmp_path: Path) -> None:
         opened.rows(["nobody"])
 
 
+def test_a_gallery_in_a_bucket_is_the_same(tmp_path: Path, s3: S3Server, bucket: str) -> None:
+    base, queries = units(60_000, 64), units(20, 64, seed=1)
+    local = gallery(tmp_path, base)
+    store = copied(tmp_path, f"{bucket}/index")
+    s3.forget()
+    remote = open_index(store.uri)
+    asked = sum(r.method == "GET" for r in s3.requests)
+    assert asked <= 16  # 12 MB: every byte once, in pieces that grow
+    assert (remote.uri, remote.version, len(remote)) == (store.uri, local.version, 60_000)
+    for ours, theirs in zip(remote.search(queries, 5), local.search(queries, 5), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert remote.rows(names(3)).equals(local.rows(names(3)))
+
+
 # -- what a search refuses ---------------------------------------------------------------
 
 
@@ -261,6 +284,27 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: str) -> None
         path.write_bytes(data[:-1] if damage == "truncated" else data + b"\0")
     with pytest.raises(CorruptData, match=name):
         open_index(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "gone"])
+def test_damage_in_a_bucket_is_named(tmp_path: Path, bucket: str, damage: str) -> None:
+    made(tmp_path, units(9))
+    store = copied(tmp_path, f"{bucket}/index")
+    with pytest.raises(DatasetNotFound, match="facepipe index build"):
+        open_index(f"{bucket}/other")
+    for key in store.list_all():
+        if key == "CURRENT":
+            continue
+        data = store.get(key)
+        if damage == "gone":
+            store.delete(key)
+        else:
+            wrong = {"truncated": data[:-1], "longer": data + b"0"}
+            store.put(key, wrong.get(damage, data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]))
+        with pytest.raises(CorruptData, match=f"{store.uri}/{key} .*index build"):
+            open_index(store.uri)
+        store.put(key, data)
+    assert len(open_index(store.uri)) == 9
 
 
 @pytest.mark.parametrize("pointer", [b"", b"abc\n", b"../../etc/passwd\n", b"A" * 64 + b"\n"])

@@ -1,4 +1,8 @@
-"""Durable, atomic, first-one-wins writes."""
+"""One contract, kept by folders and by object stores; and what folders promise besides.
+
+FACEPIPE_TEST_STORES names further prefixes to test, separated by spaces, such as those of
+an emulator of Azure or Google, with what they need in the environment.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +10,240 @@ import errno
 import os
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 
-from facepipe.errors import StoreError, StoreFull
-from facepipe.store import TEMPORARY, LocalStore, locked
+from facepipe.commits import write_parquet
+from facepipe.errors import StoreError, StoreFull, UsageError
+from facepipe.lease import LEASE
+from facepipe.store import TEMPORARY, LocalStore, Store, locked, open_store
+
+STORES = ["local", "s3", *os.environ.get("FACEPIPE_TEST_STORES", "").split()]
+HELD = {"_lock", LEASE}
 
 
-def test_put_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(tmp_path / "a" / "store")
+    if request.param == "s3":
+        return open_store(f"{request.getfixturevalue('bucket')}/a/store")
+    return open_store(f"{request.param}/{uuid.uuid4().hex}")
+
+
+def test_a_new_store_is_empty_and_stays_so_when_looked_at(store: Store) -> None:
+    assert store.empty()
+    assert (store.names(), store.list("x"), store.list_all(), store.list_all("x")) == (
+        [],
+        [],
+        {},
+        {},
+    )
+    assert not store.exists("x")
+    store.delete("x")
+    assert store.sweep() == 0
+    assert store.empty()
+
+
+@pytest.mark.parametrize("call", ["get", "get_with_etag", "open", "size"])
+@pytest.mark.parametrize("key", ["x", "a/x", "none/x"])
+def test_what_is_not_there(store: Store, call: str, key: str) -> None:
+    store.put("a/b", b"1")
+    with pytest.raises(FileNotFoundError):
+        getattr(store, call)(key)
+    assert not store.exists(key)
+
+
+def test_put_replaces_and_leaves_nothing_else(store: Store) -> None:
     store.put("a/b.json", b"one")
-    store.put("a/b.json", b"two")
-    assert store.get("a/b.json") == b"two"
-    assert store.list("a") == ["a/b.json"]
+    store.put("a/b.json", b"three")
+    store.put("a/empty", b"")
+    store.put("a/deep/er", b"22")
+    store.put("top", b"1")
+    assert store.get("a/b.json") == b"three"
+    assert store.get("a/empty") == b""
+    assert (store.size("a/b.json"), store.size("a/empty")) == (5, 0)
+    assert store.list("a") == ["a/b.json", "a/empty"]
     assert store.list(TEMPORARY) == []
+    assert store.list_all() == {"a/b.json": 5, "a/deep/er": 2, "a/empty": 0, "top": 1}
+    assert list(store.list_all("a")) == ["a/b.json", "a/deep/er", "a/empty"]
+    assert store.list("") == ["top"]
+    assert set(store.names()) - {TEMPORARY} == {"a", "top"}
+    assert not store.empty()
+    store.delete("a/b.json")
+    assert not store.exists("a/b.json")
 
 
-def test_only_the_first_put_if_absent_wins(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    for turn in range(100):
-        with ThreadPoolExecutor(4) as pool:
+def test_names_are_taken_as_they_are(store: Store) -> None:
+    names = ["a b", "ünï", "100%25", "q?x=1#y", "plus+", "star*", "-", "x.parquet", "[1]", "a'b"]
+    for name in names:
+        store.put(f"n/{name}", name.encode())
+    assert store.list("n") == sorted(f"n/{name}" for name in names)
+    assert {k: store.get(k).decode() for k in store.list_all("n")} == {f"n/{n}": n for n in names}
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x"])
+def test_a_key_cannot_leave_the_store(store: Store, key: str) -> None:
+    with pytest.raises(StoreError, match="leaves"):
+        store.get(key)
+    with pytest.raises(StoreError, match="leaves"):
+        store.put(key, b"")
+
+
+def test_a_stream_is_read_from_anywhere(store: Store) -> None:
+    data = np.random.default_rng(1).bytes(3 * 2**20)
+    store.put("x", data)
+    rng = np.random.default_rng(2)
+    with store.open("x") as stream:
+        assert stream.seekable() and stream.readable()
+        for _ in range(40):
+            start, count = int(rng.integers(len(data))), int(rng.choice([1, 100, 70_000, 10**6]))
+            assert stream.seek(start) == start
+            assert stream.read(count) == data[start : start + count]
+        assert stream.seek(-3, 2) == len(data) - 3
+        assert (stream.read(), stream.read(), stream.tell()) == (data[-3:], b"", len(data))
+        stream.seek(len(data) + 5)
+        assert stream.read(3) == b""
+        with pytest.raises((ValueError, OSError)):
+            stream.seek(-len(data) - 1, 2)
+    store.put("empty", b"")
+    with store.open("empty") as stream:
+        assert (stream.read(), stream.seek(0, 2)) == (b"", 0)
+
+
+def test_pyarrow_reads_keys(store: Store) -> None:
+    table = pa.table({"x": list(range(10)), "y": ["a", "b"] * 5})
+    for shard in ("0", "1"):
+        store.put(f"t/{shard}.parquet", write_parquet(table, table.schema))
+    keys = store.list("t")
+    with store.open(keys[0]) as stream, pq.ParquetFile(stream) as parquet:
+        assert parquet.read().equals(table)
+    dataset = pads.dataset(keys, format="parquet", filesystem=store.filesystem())
+    found = dataset.to_table(columns=["x"], filter=pads.field("y") == "b")
+    assert found["x"].to_pylist() == [1, 3, 5, 7, 9] * 2
+
+
+# -- the first one wins ------------------------------------------------------------------
+
+
+def test_only_the_first_put_if_absent_wins(store: Store) -> None:
+    for turn in range(25):
+        with ThreadPoolExecutor(8) as pool:
             won = list(
-                pool.map(lambda n, t=turn: store.put_if_absent(f"c/{t}", b"%d" % n), range(4))
+                pool.map(lambda n, t=turn: store.put_if_absent(f"c/{t}", b"%d" % n), range(8))
             )
         assert sum(won) == 1
         assert store.get(f"c/{turn}") == b"%d" % won.index(True)
     assert store.list(TEMPORARY) == []
 
 
-@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x"])
-def test_a_key_cannot_leave_the_folder(tmp_path: Path, key: str) -> None:
-    with pytest.raises(StoreError, match="leaves the folder"):
-        LocalStore(tmp_path).path(key)
+def test_a_swap_needs_what_was_read(store: Store) -> None:
+    store.put("x", b"1")
+    data, etag = store.get_with_etag("x")
+    assert data == b"1"
+    assert store.put_if_match("x", b"2", None) is None  # it is there
+    second = store.put_if_match("x", b"2", etag)
+    assert second is not None
+    assert store.get_with_etag("x") == (b"2", second)
+    assert store.put_if_match("x", b"3", etag) is None
+    assert store.get("x") == b"2"
+    store.delete("x")
+    assert store.put_if_match("x", b"3", second) is None
+    assert not store.exists("x")
+    third = store.put_if_match("x", b"4", None)
+    assert store.get_with_etag("x") == (b"4", third)
 
 
-def test_listing_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert LocalStore(tmp_path / "none").list("x") == []
+def test_swaps_lose_no_update(store: Store) -> None:
+    """Eight threads add one, ten times each, and try again where another came first."""
+    store.put("count", b"0")
+
+    def add(_: int) -> None:
+        for _ in range(10):
+            while True:
+                data, etag = store.get_with_etag("count")
+                if store.put_if_match("count", b"%d" % (int(data) + 1), etag) is not None:
+                    break
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    assert store.get("count") == b"80"
+
+
+# -- one run at a time -------------------------------------------------------------------
+
+
+def test_one_run_at_a_time(store: Store) -> None:
+    code = (
+        "import sys; from facepipe.store import *\n"
+        "store = open_store(sys.argv[1])\n"
+        "hold = store.hold() if store.local else store.hold(ttl_s=20, every_s=1)\n"
+        "try:\n with hold as held: held.check(); print('held')\n"
+        "except Exception as e: print(type(e).__name__, e)"
+    )
+    command = [sys.executable, "-c", code, store.uri]
+    with locked(store) if store.local else store.hold(ttl_s=20, every_s=1) as held:  # type: ignore[call-arg]
+        held.check()
+        inside = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        held.check()
+    outside = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert inside.startswith(f"StoreError another run is working on {store.uri}")
+    assert outside == "held\n"
+    assert set(store.names()) <= HELD
+
+
+def test_the_same_store_can_be_held_again_and_after_an_error(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.hold():
+        raise ZeroDivisionError
+    for _ in range(2):
+        with store.hold() as held:
+            held.check()
+            store.put("x", b"1")
+
+
+# -- folders -----------------------------------------------------------------------------
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(UsageError, match="is a file"):
+        open_store(tmp_path / "x").names()
+
+
+def test_a_local_store_tells_its_folder(tmp_path: Path) -> None:
+    store = open_store(f"{tmp_path}/")
+    assert (store.uri, store.local) == (str(tmp_path), tmp_path)
+    store.put("x", b"12")
+    with store.open("x") as stream:
+        assert os.fstat(stream.fileno()).st_size == 2  # a file, which can be mapped
+
+
+def test_linked_folders_are_listed_once_and_loops_end(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.put("a/x", b"1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "y").write_bytes(b"22")
+    (tmp_path / "store" / "b").symlink_to(elsewhere)
+    (tmp_path / "store" / "a" / "loop").symlink_to(tmp_path / "store")
+    assert store.list_all() == {"a/x": 1, "b/y": 2}
 
 
 def test_sweep_removes_unfinished_writes_only(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("kept", b"1")
+    store.put_if_match("swapped", b"1", None)
     (tmp_path / TEMPORARY / "123-abc").write_bytes(b"half")
+    assert set(store.list_all()) == {"kept", "swapped"}
     assert store.sweep() == 1
+    assert store.sweep() == 0
     assert store.get("kept") == b"1"
 
 
@@ -92,18 +285,3 @@ def test_a_full_disk_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Monkey
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.ENOSPC
     assert not store.exists("x")
-
-
-def test_one_run_at_a_time(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    code = (
-        "import sys; from facepipe.store import *\n"
-        "try:\n with locked(LocalStore(sys.argv[1])): print('held')\n"
-        "except Exception as e: print(type(e).__name__, e)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with locked(store):
-        inside = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    outside = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert inside.startswith("StoreError another run is working on")
-    assert outside == "held\n"

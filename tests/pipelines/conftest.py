@@ -15,6 +15,7 @@ from pipelines.progress import Progress
 from pipelines.runners.local import LocalRunner
 from pipelines.stage import StepReport
 from tests import made
+from tests.object_server import bucket, s3, s3_server  # noqa: F401
 
 
 def curated(

@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 def page_of(dataset: Dataset, tmp_path: Path) -> Page:
     path = write_report(dataset, str(tmp_path / "page" / "report.html"))
-    return Page(path.read_text(encoding="utf-8"))
+    return Page(Path(path).read_text(encoding="utf-8"))
 
 
 # -- made tables -------------------------------------------------------------------------

@@ -23,15 +23,17 @@ from facepipe.errors import (
     UsageError,
 )
 from facepipe.index import IndexSettings
+from facepipe.lease import LEASE
 from facepipe.neighbors import vector_matrix
 from facepipe.packs import Pack, find_pack
 from facepipe.shards import Dataset
-from facepipe.store import LocalStore, locked
+from facepipe.store import LocalStore, locked, open_store
 from pipelines.curate import STEPS, Request, run
 from pipelines.index import build_index, format_results, search_photos
 from pipelines.progress import Progress
 from pipelines.runners.local import LocalRunner
 from tests import made
+from tests.object_server import S3Server
 
 PERSONS, SHOTS = 4, 5
 GOOD = PERSONS * SHOTS
@@ -236,6 +238,57 @@ def test_photos_added_since_clean_are_noticed(folder: Path, tmp_path: Path) -> N
 def test_two_builds_at_once_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     with locked(LocalStore(tmp_path)), pytest.raises(StoreError, match="another run"):
         build_index(dataset, str(tmp_path), IndexSettings())
+
+
+# -- in a bucket -------------------------------------------------------------------------
+
+
+def test_an_index_in_a_bucket_has_the_same_bytes(
+    dataset: Dataset, tmp_path: Path, s3: S3Server, bucket: str
+) -> None:
+    uri = f"{bucket}/galleries/one"
+    local = build_index(dataset, str(tmp_path), IndexSettings())
+    remote = build_index(dataset, uri, IndexSettings())
+    assert remote == local
+    store = open_store(uri)
+    keys = [key for key in store.list_all() if key != LEASE]
+    assert {key: store.get(key) for key in keys} == {
+        key: data for key, data in contents(tmp_path).items() if key != "_lock"
+    }
+    assert open_index(uri).version == local["version"]
+    s3.forget()
+    assert not build_index(dataset, uri, IndexSettings())["built"]
+    assert s3.counts()["PUT"] == 0
+
+
+def test_a_bucket_keeps_the_last_version_too(dataset: Dataset, bucket: str) -> None:
+    versions = [
+        build_index(dataset, bucket, IndexSettings(fpir=fpir))["version"]
+        for fpir in (0.01, 0.02, 0.05)
+    ]
+    kept = {key.split("/")[1] for key in open_store(bucket).list_all("versions")}
+    assert kept == {version[:16] for version in versions[1:]}
+
+
+def test_a_bucket_that_holds_other_things_is_refused(dataset: Dataset, bucket: str) -> None:
+    open_store(bucket).put("someones/photo.jpg", b"1")
+    with pytest.raises(UsageError, match=r"holds other things \(someones\)"):
+        build_index(dataset, bucket, IndexSettings())
+    assert open_store(bucket).names() == ["someones"]
+
+
+def test_a_build_that_loses_its_lease_publishes_nothing(
+    dataset: Dataset, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = build_index(dataset, bucket, IndexSettings())
+
+    def lost(self: object) -> None:
+        raise StoreError("lost")
+
+    monkeypatch.setattr("facepipe.lease.Lease.check", lost)
+    with pytest.raises(StoreError, match="lost"):
+        build_index(dataset, bucket, IndexSettings(fpir=0.2))
+    assert open_index(bucket).version == before["version"]
 
 
 # -- search ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from facepipe import open_dataset
 from facepipe.commits import Plan
 from facepipe.errors import DatasetNotFound, StoreFull, UsageError
 from facepipe.shards import Dataset
-from facepipe.store import LocalStore
+from facepipe.store import LocalStore, open_store
 from pipelines.report import write_report
 from pipelines.report_figures import MINUS
 from tests.pipelines.conftest import curated
@@ -119,9 +119,9 @@ def test_pictures_are_small_jpegs(page: Page) -> None:
 def test_same_dataset_same_bytes(dataset: Dataset, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / Path(dataset.uri).name
     shutil.copytree(dataset.uri, moved)
-    first = write_report(dataset, str(tmp_path / "a.html")).read_bytes()
-    again = write_report(dataset, str(tmp_path / "b.html")).read_bytes()
-    copied = write_report(open_dataset(moved))
+    first = Path(write_report(dataset, str(tmp_path / "a.html"))).read_bytes()
+    again = Path(write_report(dataset, str(tmp_path / "b.html"))).read_bytes()
+    copied = Path(write_report(open_dataset(moved)))
     assert copied == moved / "report.html"
     assert first == again == copied.read_bytes()
 
@@ -216,6 +216,21 @@ def test_out_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
 
 def test_a_page_inside_the_dataset_goes_through_the_store(tmp_path: Path) -> None:
     dataset = stored(tmp_path / "ds", [a_face(0)])
-    path = write_report(dataset, str(tmp_path / "ds" / "pages" / "one.html"))
-    assert path.read_bytes() == write_report(dataset).read_bytes()
+    path = Path(write_report(dataset, str(tmp_path / "ds" / "pages" / "one.html")))
+    assert path.read_bytes() == Path(write_report(dataset)).read_bytes()
     assert dataset.store.list("_tmp") == []
+
+
+def test_a_page_in_a_bucket(tmp_path: Path, bucket: str) -> None:
+    dataset = stored(tmp_path / "ds", [a_face(0)])
+    local = Path(write_report(dataset)).read_bytes()
+    uri = f"{bucket}/pages/one.html"
+    assert write_report(dataset, uri) == uri
+    assert open_store(bucket).get("pages/one.html") == local
+    with pytest.raises(UsageError, match=r"ends in \.html"):
+        write_report(dataset, f"{bucket}/pages/one.parquet")
+    remote = open_store(f"{bucket}/ds")
+    for key in dataset.store.list_all():
+        remote.put(key, dataset.store.get(key))
+    assert write_report(open_dataset(remote.uri)) == f"{bucket}/ds/report.html"
+    assert b"<title>" in remote.get("report.html")
