@@ -13,8 +13,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from facepipe.containers import Container
+from facepipe.list_rows import lists_photos
+from facepipe.source_bin import is_bin, open_bin
+from facepipe.source_list import is_list, open_list
+from facepipe.source_parquet import is_parquet, open_parquet
+from facepipe.source_rec import is_rec, open_rec
+from facepipe.source_tar import is_tar, open_tar
+from facepipe.source_tsv import is_tsv, open_tsv
+from facepipe.source_video import is_video, open_video
+from facepipe.source_zip import is_zip, open_zip
 from facepipe.sources import Entry, SourceSettings, open_file, uri_of
+from facepipe.url_guard import UrlSettings
 
 HEAD_BYTES = 64 * 1024  # enough for the first line of a TSV with a small photo in it
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -22,8 +35,6 @@ _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 _SUFFIXES = (*_ARCHIVES, ".zip", ".rec", ".bin", ".tsv", ".parquet")
 _LISTS = (".csv", ".tsv", ".parquet")
 LIST = "list"
-
-Sibling = Callable[[str], BinaryIO | None]
 
 
 def with_kinds(entries: Iterable[Entry], root: str, settings: SourceSettings) -> Iterator[Entry]:
@@ -55,39 +66,77 @@ def _kind(entry: Entry, *, given: bool, settings: SourceSettings) -> str | None:
         return None
     try:
         with open_file(entry.uri) as stream:
-            head = stream.read(HEAD_BYTES)
+            kind = kind_of(stream.read(HEAD_BYTES), entry.uri, given=given, videos=video)
+            if given and kind == "parquet" and _lists_photos(stream):
+                return LIST
+            return kind
     except OSError:
         return None  # its one row will say so
-    return kind_of(head, entry.uri, given=given, videos=video)
+
+
+def _lists_photos(stream: BinaryIO) -> bool:
+    """Tell whether a Parquet file has paths and no pictures."""
+    try:
+        return lists_photos(pq.read_schema(stream))
+    except pa.ArrowException:
+        return False  # its one row will say so
 
 
 def kind_of(head: bytes, name: str, *, given: bool = False, videos: bool = False) -> str | None:
     """Return the kind of container that a file is, from its first bytes and its name."""
-    from facepipe.source_bin import is_bin
-    from facepipe.source_list import is_list
-    from facepipe.source_parquet import is_parquet
-    from facepipe.source_rec import is_rec
-    from facepipe.source_tar import is_tar
-    from facepipe.source_tsv import is_tsv
-    from facepipe.source_video import is_video
-    from facepipe.source_zip import is_zip
-
-    tests = {"tar": is_tar, "zip": is_zip, "rec": is_rec, "bin": is_bin, "tsv": is_tsv}
-    for kind, test in tests.items():
+    for kind, test in _TESTS.items():
         if test(head, name):
             return kind
-    if is_parquet(head, name):
-        return "parquet"
     if videos and is_video(head, name):
         return "video"
     return LIST if given and is_list(head, name) else None
 
 
-def open_container(entry: Entry, settings: SourceSettings) -> Container:
+def open_container(entry: Entry, settings: SourceSettings, urls: UrlSettings) -> Container:
     """Open the container that an entry is. Raises OSError."""
     stream = open_file(entry.uri)
     try:
-        return _open(entry, stream, settings)
+        return _open(entry, stream, settings, urls)
     except BaseException:
         stream.close()
         raise
+
+
+def _open(
+    entry: Entry, stream: BinaryIO, settings: SourceSettings, urls: UrlSettings
+) -> Container:
+    folder, name = posixpath.split(entry.uri)
+    if entry.kind == "tar":
+        return open_tar(stream, label_key=settings.label_field)
+    if entry.kind == "rec":
+        return open_rec(stream, lambda other: _sibling(folder, other), name)
+    if entry.kind == "video":
+        rate = settings.video_frames_per_s or 1.0
+        return open_video(stream, rate, settings.video_max_frames)
+    if entry.kind == LIST:
+        return open_list(stream, name, folder, urls)
+    opened: Container = _OPEN[entry.kind or ""](stream)
+    return opened
+
+
+def _sibling(folder: str, name: str) -> BinaryIO | None:
+    try:
+        return open_file(f"{folder}/{name}")
+    except OSError:
+        return None
+
+
+_TESTS: dict[str, Callable[[bytes, str], bool]] = {
+    "tar": is_tar,
+    "zip": is_zip,
+    "rec": is_rec,
+    "bin": is_bin,
+    "tsv": is_tsv,
+    "parquet": is_parquet,
+}
+_OPEN: dict[str, Callable[[BinaryIO], Container]] = {
+    "zip": open_zip,
+    "bin": open_bin,
+    "tsv": open_tsv,
+    "parquet": open_parquet,
+}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from facepipe.containers import Container, Member
-from facepipe.source_kinds import open_container
-from facepipe.sources import Entry, SourceSettings, read_bytes
+from facepipe.source_kinds import LIST, open_container
+from facepipe.source_list import read_listed
+from facepipe.sources import OBJECT_SCHEMES, Entry, SourceSettings, read_bytes
 from facepipe.url_guard import UrlSettings
-
-_URL_SCHEMES = ("http://", "https://")
-
 
 class PhotoReader:
     """Reads one photo after the other; keeps the last container open between them."""
@@ -29,10 +27,8 @@ class PhotoReader:
             raise OSError(entry.problem)
         if entry.member is not None:
             return self._opened(entry).read(_member(entry), max_bytes)
-        if entry.uri.startswith(_URL_SCHEMES):
-            from facepipe.source_url import fetch
-
-            return fetch(entry.uri, self._urls, max_bytes)
+        if entry.kind == LIST and not entry.uri.startswith(OBJECT_SCHEMES):
+            return read_listed(entry.uri, self._urls, max_bytes)
         return read_bytes(entry, max_bytes)
 
     def close(self) -> None:
@@ -44,7 +40,7 @@ class PhotoReader:
     def _opened(self, entry: Entry) -> Container:
         if self._container is None or self._uri != entry.uri:
             self.close()
-            self._container = open_container(entry, self._sources)
+            self._container = open_container(entry, self._sources, self._urls)
             self._uri = entry.uri
         return self._container
 
