@@ -135,8 +135,7 @@ class DetectWorker:
         if photos.members is None or photos.container is None:
             return list(photos.entries)
         rows = self.dataset.read(photos.members, rows=photos.rows).to_pylist()
-        kind = photos.container.kind
-        return [Entry(kind=kind if row["member"] is not None else None, **row) for row in rows]
+        return [Entry(kind=photos.container.kind, **row) for row in rows]
 
     def _keep(self, again: Again, rows: _Rows) -> None:
         """Take over the rows of an earlier run, but for the photos that failed then."""

@@ -21,6 +21,7 @@ from facepipe.shards import Dataset
 from facepipe.source_kinds import LIST, open_container
 from facepipe.sources import Entry, SourceSettings
 from facepipe.store import open_store
+from facepipe.url_guard import UrlSettings
 from pipelines.listing import Listing, shard_rows
 from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Stopwatch, plan_of, resources_of, shard_key
@@ -40,6 +41,7 @@ class MembersJob:
 
     dataset: str
     sources: SourceSettings
+    urls: UrlSettings
     shard_photos: int | None
     resources: Resources = ONE_CORE
 
@@ -99,7 +101,7 @@ class MembersWorker:
             return
         rows: list[dict[str, Any]] = []
         try:
-            container = open_container(entry, self.job.sources)
+            container = open_container(entry, self.job.sources, self.job.urls)
         except OSError as error:
             yield _batch([_bad(entry, error.strerror or str(error))])
             return
@@ -170,6 +172,7 @@ def members_plan(
     job = MembersJob(
         dataset=dataset.uri,
         sources=settings.sources,
+        urls=settings.urls,
         shard_photos=settings.run.shard_photos,
         resources=resources_of(settings, STEP),
     )
@@ -182,7 +185,7 @@ def members_plan(
         ShardTask(
             step=STEP,
             shard=shard,
-            key=shard_key(STEP, basis, [*inputs_of(entry), *_tries(retries, shard)]),
+            key=shard_key(STEP, basis, _inputs(entry, settings, retries.get(shard, 0))),
             items=1,
             payload=entry,
         )
@@ -191,8 +194,10 @@ def members_plan(
     return job, plan_of(STEP, basis, tasks), tasks
 
 
-def _tries(retries: Mapping[str, int], shard: str) -> list[int]:
-    return [retries[shard]] if shard in retries else []
+def _inputs(entry: Entry, settings: Settings, tries: int) -> list[Any]:
+    """Return what decides a container's rows: of a list also which URLs are allowed."""
+    urls = [settings.urls.model_dump(mode="json")] if entry.kind == LIST else []
+    return [*inputs_of(entry), *urls, *([tries] if tries else [])]
 
 
 def inputs_of(entry: Entry) -> list[Any]:
