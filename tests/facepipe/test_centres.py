@@ -9,7 +9,6 @@ import pytest
 from facepipe import centres
 from facepipe.centres import (
     LabelledFaces,
-    centre_impostors,
     dominant_centre,
     dominant_weights,
     face_impostors,
@@ -50,22 +49,21 @@ def test_leave_one_out_is_the_mean_without_the_face(
     vectors, label = people([1, 2, 9, 20, 0, 3])
     faces = labelled(vectors, label, 6)
     weight = np.random.default_rng(1).choice([0.0, 0.05, 0.4, 1.0], len(label))
-    found = leave_one_out(faces, weight)
+    cosine, others, _ = leave_one_out(faces, weight)
     exact = unit_rows(vectors.astype(np.float16)).astype(np.float64)
     for row in range(len(label)):
         rest = (label == label[row]) & (np.arange(len(label)) != row)
         w = weight[rest]
         if not w.any():
-            assert (found.cosine_N[row], found.others_N[row]) == (0, 0)
+            assert (cosine[row], others[row]) == (0, 0)
             continue
         mean = w @ exact[rest]
-        assert found.cosine_N[row] == pytest.approx(
-            exact[row] @ mean / np.linalg.norm(mean), abs=2e-5
-        )
-        assert found.others_N[row] == pytest.approx(w.sum() ** 2 / (w**2).sum(), rel=1e-5)
-    for person in range(6):
+        assert cosine[row] == pytest.approx(exact[row] @ mean / np.linalg.norm(mean), abs=2e-5)
+        assert others[row] == pytest.approx(w.sum() ** 2 / (w**2).sum(), rel=1e-5)
+    some = np.array([0, 2, 5])
+    for person, centre in zip(some, faces.centres(weight, some), strict=True):
         total = weight[label == person] @ exact[label == person]
-        np.testing.assert_allclose(found.sums_LD[person], total, atol=1e-5)
+        np.testing.assert_allclose(centre, unit_rows(total[None])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(("clean", "strangers"), [(6, 0), (5, 5), (5, 12), (12, 40)])
@@ -126,10 +124,36 @@ def test_impostors_are_measured_between_labels_only() -> None:
     measured = face_impostors(faces)
     assert measured.mean == pytest.approx(np.median(foreign), abs=0.01)
     assert measured.std == pytest.approx(foreign.std(), rel=0.05)
-    sums = leave_one_out(faces, np.ones(len(label))).sums_LD
-    to_centres = centre_impostors(faces, unit_rows(sums))
+    to_centres = leave_one_out(faces, np.ones(len(label)))[2]
     assert abs(to_centres.mean) < 0.02
     assert dict(to_centres.quantiles)[0.999] < 0.6  # its own centre would be at 0.78
+
+
+@pytest.mark.parametrize(("block", "part"), [(4, 8), (16, 16), (16384, 65536)])
+@pytest.mark.parametrize("labels", [2, 8, 40])
+def test_every_face_meets_the_centres_of_the_labels_after_its_own(
+    monkeypatch: pytest.MonkeyPatch, block: int, part: int, labels: int
+) -> None:
+    monkeypatch.setattr(centres, "BLOCK_ROWS", block)
+    monkeypatch.setattr(centres, "PART_ROWS", part)
+    sizes = np.random.default_rng(labels).integers(0, 9, labels).tolist()
+    vectors, label = people(sizes, seed=labels)
+    exact = unit_rows(vectors.astype(np.float16)).astype(np.float64)
+    weight = np.where(label % 5 == 1, 0.0, 1.0)  # some labels have no centre
+    centre = {
+        person: exact[label == person].sum(axis=0)
+        for person in range(labels)
+        if weight[label == person].any()
+    }
+    expected = [
+        exact[row] @ centre[other] / np.linalg.norm(centre[other])
+        for stride in {s % labels for s in (1, 7, 31)} - {0}
+        for row in range(len(label))
+        if (other := (label[row] + stride) % labels) in centre
+    ]
+    measured = leave_one_out(labelled(vectors, label, labels), weight)[2]
+    shares, cosines = zip(*measured.quantiles, strict=True)
+    np.testing.assert_allclose(cosines, np.quantile(expected, shares), atol=2e-5)
 
 
 def test_a_few_labels_lean_on_what_is_known() -> None:
@@ -137,14 +161,14 @@ def test_a_few_labels_lean_on_what_is_known() -> None:
     halves = np.repeat([0, 1], 20)  # one person under two labels: genuine cosines only
     measured = face_impostors(labelled(vectors, halves, 2))
     assert abs(measured.mean) < 0.06 and measured.std == pytest.approx(0.067, abs=0.01)
-    alone = centre_impostors(labelled(vectors, person, 1), np.ones((1, 512), np.float32))
+    alone = leave_one_out(labelled(vectors, person, 1), np.ones(40))[2]
     assert alone.quantiles == () and alone.mean == pytest.approx(0.02)
 
 
 def test_a_label_without_faces_has_an_empty_centre() -> None:
     vectors, label = people([3, 0, 2])
-    found = leave_one_out(labelled(vectors, label, 3), np.ones(5))
-    assert not found.sums_LD[1].any()
+    found = labelled(vectors, label, 3).centres(np.ones(5), np.arange(3))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0, 1], atol=1e-6)
 
 
 def test_no_faces_at_all() -> None:
@@ -154,6 +178,6 @@ def test_no_faces_at_all() -> None:
         vectors_ND=np.empty((0, 8), np.float16),
         labels=0,
     )
-    assert len(leave_one_out(faces, np.empty(0)).cosine_N) == 0
+    cosine, others, impostors = leave_one_out(faces, np.empty(0))
+    assert (len(cosine), len(others), impostors.quantiles) == (0, 0, ())
     assert face_impostors(faces).quantiles == ()
-    assert centre_impostors(faces, np.empty((0, 8), np.float32)).quantiles == ()
