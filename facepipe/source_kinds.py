@@ -30,7 +30,7 @@ from facepipe.sources import Entry, SourceSettings, open_file, uri_of
 from facepipe.url_guard import UrlSettings
 
 HEAD_BYTES = 64 * 1024  # enough for the first line of a TSV with a small photo in it
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".taz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
 _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 _SUFFIXES = (*_ARCHIVES, ".zip", ".rec", ".bin", ".tsv", ".parquet")
 _LISTS = (".csv", ".tsv", ".parquet")
@@ -102,9 +102,7 @@ def open_container(entry: Entry, settings: SourceSettings, urls: UrlSettings) ->
         raise
 
 
-def _open(
-    entry: Entry, stream: BinaryIO, settings: SourceSettings, urls: UrlSettings
-) -> Container:
+def _open(entry: Entry, stream: BinaryIO, settings: SourceSettings, urls: UrlSettings) -> Container:
     folder, name = posixpath.split(entry.uri)
     if entry.kind == "tar":
         return open_tar(stream, label_key=settings.label_field)

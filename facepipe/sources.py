@@ -39,8 +39,10 @@ class SourceSettings(BaseModel):
         description="archives, .rec, .bin, TSV and Parquet files below a source: read the "
         "photos in them, or leave each as one input that is no image",
     )
-    label_field: str = Field(
-        "label", description="of the JSON beside an image in a webdataset: holds the identity"
+    label_field: str | None = Field(
+        None,
+        description="of the JSON beside an image in a webdataset: holds the identity; by default "
+        "what .cls says, else the field label, identity or class",
     )
     video_frames_per_s: float | None = Field(
         None, gt=0, le=1000, description="take frames of videos at this rate; by default none"

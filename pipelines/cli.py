@@ -6,7 +6,6 @@ are imported by the command that needs them, so that --help is quick.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -38,7 +37,10 @@ from pipelines.options import (
 
 if TYPE_CHECKING:
     from pipelines.curate import Request
+    from pipelines.runners import Runner
     from pipelines.stage import StepReport
+
+    After = Callable[[Runner, Callable[[str], None]], dict[str, Any]]
 
 
 class Where(NamedTuple):
@@ -117,18 +119,17 @@ def curate(
     )
 
 
-def _gallery_and_report(
-    request: Request, index: bool, report: bool
-) -> Callable[[Callable[[str], None]], dict[str, Any]]:
-    def after(say: Callable[[str], None]) -> dict[str, Any]:
+def _gallery_and_report(request: Request, index: bool, report: bool) -> After:
+    def after(runner: Runner, say: Callable[[str], None]) -> dict[str, Any]:
         from facepipe.shards import open_dataset
 
         dataset, made = open_dataset(request.out), {}
         if index:
             from pipelines.index import build_index
 
-            made["index"] = os.path.join(request.out, "index")  # noqa: PTH118
-            manifest = build_index(dataset, made["index"], request.settings.index)
+            made["index"] = f"{request.out.rstrip('/')}/index"
+            settings = request.settings.index
+            manifest = build_index(dataset, made["index"], settings, runner=runner)
             done = "" if manifest["built"] else "nothing to do, "
             say(f"index: {done}{manifest['totals']['indexed']} faces in {made['index']}")
         if report:
@@ -244,7 +245,7 @@ def _run(
     json: bool,
     dry: bool,
     quiet: bool,
-    after: Callable[[Callable[[str], None]], dict[str, Any]] | None = None,
+    after: After | None = None,
 ) -> None:
     from facepipe.errors import QuarantineExceeded
     from pipelines import curate as runs
@@ -261,7 +262,7 @@ def _run(
         retries = request.settings.run.retries
         with open_engine(where.engine, where.workers, retries, where.options or ()) as runner:
             reports, exceeded = runs.run(request, runner, progress)
-        made = after(progress.say) if after is not None else {}
+            made = after(runner, progress.say) if after is not None else {}
     if json:
         print_json({"dataset": request.out, "steps": [r.as_json() for r in reports], **made})
     else:

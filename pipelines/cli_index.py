@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.options import (
     DEFAULT_PACK,
     Config,
+    Engine,
+    EngineCommand,
+    EngineOption,
+    EngineOptions,
     Json,
     Models,
     SetOption,
@@ -17,13 +21,16 @@ from pipelines.options import (
     settings_of,
 )
 
+if TYPE_CHECKING:
+    from facepipe.gallery import Include
+
 app = typer.Typer(
     no_args_is_help=True, help="Galleries: build one from a dataset, search it with a photo."
 )
 Index = Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 
 
-@app.command()
+@app.command(cls=EngineCommand)
 @explained
 def build(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder of the dataset.")],
@@ -34,19 +41,22 @@ def build(
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also the faces that were dropped or marked.")
     ] = False,
+    engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
     config: Config = None,
     set_: SetOption = None,
     json: Json = False,
 ) -> None:
     """Put the kept faces of a dataset into a FAISS gallery, with a threshold from its own data."""
     from facepipe.shards import open_dataset
+    from pipelines.engines import open_engine
     from pipelines.index import build_index
 
-    settings = settings_of(config, set_).index
+    settings = settings_of(config, set_)
     where = out or f"{dataset}/index"
-    manifest = build_index(
-        open_dataset(dataset), where, settings, include="all" if all_faces else "kept"
-    )
+    include: Include = "all" if all_faces else "kept"
+    with open_engine(engine.value, 1, settings.run.retries, engine_option or ()) as runner:
+        manifest = build_index(open_dataset(dataset), where, settings.index, include, runner=runner)
     if json:
         print_json(manifest)
         return

@@ -30,16 +30,17 @@ from facepipe.source_read import PhotoReader
 from facepipe.sources import Entry, SourceSettings
 from facepipe.store import open_store
 from facepipe.url_guard import UrlSettings
+from facepipe.url_wire import UrlTooLarge
 from pipelines.detect_rows import crashed, face_rows, failed, photo_row, pixels_of
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch
+from pipelines.stage import Recorded, Stopwatch
 
 STEP = "detect"
 VERSION = 1  # of the rules; raised when the same photos would give other rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectJob:
+class DetectJob(Recorded):
     """How to open a detecting worker."""
 
     dataset: str
@@ -175,6 +176,8 @@ class DetectWorker:
         limit = self.job.decode.max_file_bytes
         try:
             data = self.reader.read(entry, limit)
+        except UrlTooLarge as error:
+            return None, failed(PhotoStatus.TOO_LARGE, str(error))
         except OSError as error:
             refused = entry.problem is not None and entry.kind is not None
             status = PhotoStatus.REFUSED if refused else PhotoStatus.UNREADABLE

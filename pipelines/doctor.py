@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from typing import Any
 
 from facepipe.errors import FacepipeError
 from facepipe.packs import find_pack
+from pipelines.engines import usable_cores
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
 _NEEDED = (
@@ -21,6 +21,7 @@ _NEEDED = (
     "insightface",
     "pillow",
     "pi-heif",
+    "obstore",
     "simplejpeg",
     "pydantic",
     "pyyaml",
@@ -28,9 +29,11 @@ _NEEDED = (
     "typer",
     "rich",
 )
+_INSTEAD = {"onnxruntime": "onnxruntime-gpu", "faiss-cpu": "faiss-gpu"}  # the same import packages
 _OPTIONAL = {
     "ray": "the ray engine",
     "apache-beam": "the beam engine",
+    "av": "frames of videos",
     "torch": "training",
     "mlflow": "tracking and the model registry",
 }
@@ -44,7 +47,7 @@ def examine(models: str) -> list[dict[str, Any]]:
         _one_opencv(),
         _formats(),
         *(_package(name, use) for name, use in _OPTIONAL.items()),
-        _check("cores", True, f"{len(os.sched_getaffinity(0))} usable: the default of --workers"),
+        _check("cores", True, f"{usable_cores()} usable: the default of --workers"),
         _space(),
         _gpu(),
         _pack(models),
@@ -59,7 +62,7 @@ def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return _version(_INSTEAD[name]) if name in _INSTEAD else None
 
 
 def _package(name: str, use: str | None = None) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from facepipe.schema import EmbeddingStatus, embeddings
 from facepipe.shards import Dataset
 from facepipe.store import open_store
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, plan_of, resources_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
 VERSION = 1  # of the rules; raised when the same crops would give other vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedJob:
+class EmbedJob(Recorded):
     """How to open an embedding worker."""
 
     dataset: str

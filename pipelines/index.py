@@ -8,42 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from facepipe import ids
-from facepipe.commits import write_parquet
+from facepipe.commits import Commit
 from facepipe.errors import CorruptData, DatasetNotFound, UsageError
-from facepipe.gallery import (
-    DECISION_COLUMNS,
-    FACE_COLUMNS,
-    GALLERY,
-    Include,
-    Selection,
-    select_faces,
-)
-from facepipe.index import IndexSettings, encode_vectors, verify_shard
+from facepipe.gallery import Include
+from facepipe.index import IndexSettings, verify_shard
 from facepipe.index_manifest import (
     CURRENT,
     INDEX_VERSION,
     NAME_CHARS,
-    ROWS,
-    VECTORS,
-    Embedding,
-    IndexFile,
     Manifest,
-    Origin,
-    Shard,
-    Totals,
     manifest_key,
     read_manifest,
 )
 from facepipe.lease import LEASE, Held
 from facepipe.shards import Dataset
 from facepipe.store import LOCK, TEMPORARY, Store, locked, open_store
-from facepipe.threshold import calibrate
+from pipelines.index_shards import STEP, IndexJob
 from pipelines.progress import Progress
+from pipelines.runners import Runner, ShardTask
 from pipelines.search import format_results, search_photos
 
 # The only folders that are ever removed: digests, not someone's own names.
 OWN_NAME = re.compile(rf"[0-9a-f]{{{NAME_CHARS}}}")
-OWN_ENTRIES = {CURRENT, "versions", "shards", LOCK, LEASE, TEMPORARY}
+OWN_ENTRIES = {CURRENT, "versions", "shards", "_commits", LOCK, LEASE, TEMPORARY}
 
 __all__ = ["build_index", "format_results", "search_photos"]
 
@@ -54,12 +41,14 @@ def build_index(
     settings: IndexSettings,
     include: Include = "kept",
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Put a dataset's faces into the gallery at ``out`` and return its manifest.
 
     The manifest comes with ``version`` and with ``built``: False where the index in force was
     made from the same tables and settings and all its bytes are right; then nothing is
-    written. The version before this one is kept, older ones are removed.
+    written. The version before this one is kept, older ones are removed. The work is done by
+    a worker of ``runner``; without one, in this process.
 
     Raises DatasetNotFound before the first embed, StoreError where a step has not finished or
     the tables do not belong together, UsageError for ``out`` = the dataset.
@@ -74,8 +63,9 @@ def build_index(
         return _described(*before, built=False)
     with locked(store) as held:
         store.sweep()
-        selection = _select(dataset, plans, include)
-        manifest = _write(store, dataset, selection, plans, inputs, settings, include)
+        rows = sum(f.rows for f in dataset.files("embeddings"))
+        job = IndexJob(dataset=dataset.uri, out=out, settings=settings, include=include)
+        manifest = _build(store, job, plans, inputs, rows, runner)
         version = ids.sha256_hex(manifest.to_json())
         held.check()
         store.put(manifest_key(version), manifest.to_json())
@@ -138,64 +128,24 @@ def _inputs(
     return ids.digest([INDEX_VERSION, plans, files, settings.model_dump(mode="json"), include])
 
 
-def _select(dataset: Dataset, plans: dict[str, str | None], include: Include) -> Selection:
-    return select_faces(
-        dataset.table("faces", FACE_COLUMNS),
-        dataset.table("embeddings", ["face_id", "vector"]),
-        dataset.table("decisions", DECISION_COLUMNS) if plans["clean"] else None,
-        include,
-    )
-
-
-# -- what is written ---------------------------------------------------------------------
-
-
-def _write(
+def _build(
     store: Store,
-    dataset: Dataset,
-    selection: Selection,
+    job: IndexJob,
     plans: dict[str, str | None],
     inputs: str,
-    settings: IndexSettings,
-    include: Include,
+    rows: int,
+    runner: Runner | None,
 ) -> Manifest:
-    """Calibrate, write the shard's files, and return the manifest that will name them."""
-    rows, vectors = selection.rows, selection.vectors_ND
-    identities = rows.column("identity_id").to_pylist()
-    threshold = calibrate(
-        vectors, identities, rows.column("uri").to_pylist(), fpir=settings.fpir, seed=settings.seed
-    )
-    codes, faiss_version = encode_vectors(vectors)
-    shard = _put_shard(store, {VECTORS: codes, ROWS: write_parquet(rows, GALLERY)}, len(rows))
-    model = dataset.current_model()
-    plan = dataset.plan(dataset.step_of("embeddings"))
-    embed = plan.basis.get("embed", {}) if plan is not None else {}
-    return Manifest(
-        inputs=inputs,
-        embedding=Embedding(model_id=model, flip=embed.get("flip"), dim=vectors.shape[1]),
-        dataset=Origin(plans=plans, include=include, by=selection.by),
-        totals=Totals(
-            expected=selection.expected,
-            indexed=len(rows),
-            left_out=dict(selection.left_out),
-            identities=len(set(identities) - {None}),
-        ),
-        faiss=faiss_version,
-        threshold=threshold,
-        shards=(shard,),
-    )
-
-
-def _put_shard(store: Store, files: dict[str, bytes], rows: int) -> Shard:
-    described = {
-        name: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))
-        for name, data in files.items()
-    }
-    digest = ids.digest({name: file.sha256 for name, file in described.items()})
-    shard = Shard(name=digest[:NAME_CHARS], rows=rows, files=described)
-    for name, data in files.items():  # also where it is there already: it may be damaged
-        store.put(shard.key(name), data)
-    return shard
+    """Have a worker write the shard, and return the manifest that names it."""
+    done: list[Commit] = []
+    task = ShardTask(step=STEP, shard="000000", key=inputs, items=rows, payload=plans)
+    if runner is None:
+        done.append(job.open().run(task, frozenset()))
+    else:
+        runner.map(job, [task], lambda _, commit: done.append(commit))
+    for key in store.list(f"_commits/{STEP}"):  # it has decided; the manifest takes over
+        store.delete(key)
+    return Manifest.model_validate(done[0].facts["manifest"])
 
 
 # -- versions ----------------------------------------------------------------------------

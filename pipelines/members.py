@@ -24,7 +24,7 @@ from facepipe.store import open_store
 from facepipe.url_guard import UrlSettings
 from pipelines.listing import Listing, shard_rows
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, plan_of, resources_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
 STEP = "members"
 VERSION = 1  # of the rules; raised when the same container would give other rows
@@ -36,7 +36,7 @@ _SEQUENTIAL_PARTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MembersJob:
+class MembersJob(Recorded):
     """How to open a worker that lists containers."""
 
     dataset: str
@@ -125,7 +125,7 @@ class MembersWorker:
         listed = entry.kind == LIST and member.problem is None
         return {
             "uri": member.name if listed else entry.uri,
-            "member": None if listed else member.name,
+            "member": None if listed or not member.name else member.name,
             "offset": member.offset,
             "bytes": member.bytes,
             "source_label": label,

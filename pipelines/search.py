@@ -39,7 +39,9 @@ def search_photos(
     SourceNotFound for a photo that is not there, UsageError for k < 1.
     """
     _same_model(gallery, pack, settings)
-    entries = [e for photo in photos for e in list_sources([photo], SourceSettings(containers="leave"))]
+    entries = [
+        e for photo in photos for e in list_sources([photo], SourceSettings(containers="leave"))
+    ]
     detector = Detector(pack, settings.detect, settings.models)
     recogniser = Recogniser(pack, settings.embed, settings.models)
     results = []

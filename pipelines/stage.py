@@ -7,7 +7,7 @@ done again, so that a second run does nothing and a run after a crash does the r
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from facepipe.config import Settings
 from facepipe.errors import FacepipeError
 from facepipe.schema import SCHEMA_VERSION
 from facepipe.shards import Dataset
+from facepipe.store import Store, open_store
 from pipelines.progress import Progress
 from pipelines.runners import Job, Resources, Runner, ShardTask
 
@@ -42,6 +43,28 @@ class StepReport:
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "wall_s": round(self.wall_s, 3),
         }
+
+
+def recorded(store: Store, tasks: Sequence[ShardTask]) -> Iterator[Commit]:
+    """Yield the commits of those of these tasks that have one under their key."""
+    present: dict[str, set[str]] = {}
+    for task in tasks:
+        if task.step not in present:
+            present[task.step] = set(store.list(f"_commits/{task.step}"))
+        name = record_key(task.step, task.shard, task.key)
+        if name in present[task.step]:
+            yield Commit.from_json(store.get(name), name)
+
+
+class Recorded:
+    """A job whose commits are in the records of its dataset."""
+
+    __slots__ = ()
+    dataset: str
+
+    def committed(self, tasks: Sequence[ShardTask]) -> Iterator[Commit]:
+        """Yield the commits of those of these tasks that have one."""
+        return recorded(open_store(self.dataset), tasks)
 
 
 def resources_of(settings: Settings, step: str) -> Resources:
