@@ -29,7 +29,11 @@ ENGINES = {
     "local, 2 workers": ["--engine", "local", "--workers", "2"],
     "ray, two nodes": ["--engine", "ray", "--workers", "2"],
     "beam, in memory": ["--engine", "beam", "--workers", "1"],
-    "beam, multi-processing": ["--engine", "beam", "--workers", "2"],
+    "beam, 2 workers": ["--engine", "beam", "--workers", "2"],
+    "beam, multi-processing": [
+        *("--engine", "beam", "--workers", "2"),
+        *("--", "--direct_running_mode=multi_processing"),
+    ],
 }
 
 

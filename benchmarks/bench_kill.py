@@ -16,7 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
-TABLES = ("photos", "faces", "embeddings", "duplicates", "decisions", "_plan")
+TABLES = (
+    "photos",
+    "faces",
+    "embeddings",
+    "duplicates",
+    "decisions",
+    "members",
+    "by_label",
+    "_plan",
+)
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -1,8 +1,9 @@
 """Centres of identities: the dominant one of each label, and who is how near to it.
 
-Every pass goes over the faces in blocks; vectors are widened to float32 one block at a
-time, and no more than a block of cosines exists. Sums and products are done in a fixed
-order, outside of any threaded library, so that the same faces give the same bits.
+Every pass goes over the faces in blocks, most of them label by label; vectors are read and
+widened to float32 one block at a time, and no more than a block of centres or of cosines
+exists. Sums and products are done in a fixed order, outside of any threaded library, so that
+the same faces give the same bits.
 
 Legend: N faces (rows sorted by label), L labels, D dimensions, B a block of faces.
 """
@@ -10,13 +11,14 @@ Legend: N faces (rows sorted by label), L labels, D dimensions, B a block of fac
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from facepipe.impostors import Impostors, impostors
 from facepipe.neighbors import unit_rows
 
 Float = npt.NDArray[np.float64]
@@ -25,10 +27,6 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 SUBCENTER_COSINE = 0.2588  # cos 75 deg: sub-center ArcFace drops faces further off (Deng 2020)
-# Cosines of different people's faces on LFW: mean 0.017, spread 0.067 with a 512-d ArcFace
-# model, 0.10 with a 128-d one; and what this knowledge is worth, in pairs of labels.
-PRIOR_IMPOSTOR_MEAN, PRIOR_IMPOSTOR_STD, PRIOR_STD_ROOT_DIM = 0.02, 0.067, 1.12
-PRIOR_LABEL_PAIRS = 30.0
 TRIM_ROUNDS = 3
 BLOCK_ROWS = 16384  # 32 MB of float32 at 512 dimensions
 PART_ROWS = 4 * BLOCK_ROWS
@@ -36,6 +34,19 @@ MIN_WEIGHT = 0.05  # of a face that counts; leaving one out would lose the digit
 SEED_FACES = 2048  # of a larger label, evenly spread: 16 MB of cosines
 IMPOSTOR_FACES = 1 << 16
 LABEL_STRIDES = (1, 7, 31)  # a face is tried against the centres of these labels after its own
+
+
+class VectorRows(Protocol):
+    """Vectors that are read by the row: an array, or a stored table that is never all read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (rows, dimensions)."""
+        ...
+
+    def __getitem__(self, rows: Int64, /) -> npt.NDArray[np.floating]:
+        """Return the vectors of rows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +58,7 @@ class LabelledFaces:
 
     label_N: Int64
     vector_N: Int64
-    vectors_ND: npt.NDArray[np.floating]
+    vectors_ND: VectorRows
     labels: int
     unit: bool = False  # vectors_ND is float32, of length one, in the order of the faces
 
@@ -63,20 +74,24 @@ class LabelledFaces:
             block = rows[start : start + BLOCK_ROWS]
             yield block, unit_rows(self.vectors_ND[self.vector_N[block]])
 
-    def parts(self) -> Iterator[tuple[slice, LabelledFaces]]:
-        """Yield rows that are whole labels, about a block of them, widened once.
+    def parts(
+        self, low: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, slice, LabelledFaces]]:
+        """Yield labels low.. in parts: the first label, and rows of about a block, widened once.
 
         A label of more than PART_ROWS faces is left as it is, to be widened by the block.
         """
         ends_L = np.cumsum(self.size_L)
-        low = 0
-        while low < self.labels:
+        stop = self.labels if stop is None else stop
+        while low < stop:
             start = int(ends_L[low - 1]) if low else 0
             high = max(low + 1, int(np.searchsorted(ends_L, start + BLOCK_ROWS, side="right")))
+            high = min(high, stop)
             rows = slice(start, int(ends_L[high - 1]))
             small = rows.stop - start <= PART_ROWS
             vector_N = self.vector_N[rows]
             yield (
+                low,
                 rows,
                 LabelledFaces(
                     label_N=self.label_N[rows] - low,
@@ -91,7 +106,7 @@ class LabelledFaces:
     def _widened(self) -> Iterator[tuple[slice, Float32]]:
         """Yield all rows and their unit vectors; a part that is widened already, at once."""
         if self.unit:
-            yield slice(0, len(self.label_N)), self.vectors_ND
+            yield slice(0, len(self.label_N)), np.asarray(self.vectors_ND)
         else:
             for rows, vectors_BD in self.blocks():
                 yield slice(int(rows[0]), int(rows[-1]) + 1), vectors_BD
@@ -140,6 +155,17 @@ class LabelledFaces:
         some_N = sum_N > MIN_WEIGHT / 2
         return np.where(some_N, sum_N**2 / np.where(some_N, square_N, 1.0), 0.0)
 
+    def centres(self, weight_N: Float, labels_T: Int64) -> Float32:
+        """Return the unit centres of some labels, given in rising order; (T, D)."""
+        found_TD = np.zeros((len(labels_T), self.vectors_ND.shape[1]), np.float32)
+        ends = (int(labels_T[0]), int(labels_T[-1]) + 1) if len(labels_T) else (0, 0)
+        for low, rows, part in self.parts(*ends):
+            first, last = np.searchsorted(labels_T, (low, low + part.labels))
+            if first < last:
+                sums_PD = part.sums(weight_N[rows])
+                found_TD[first:last] = unit_rows(sums_PD[labels_T[first:last] - low])
+        return found_TD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOneOut:
@@ -150,20 +176,40 @@ class LeaveOneOut:
     sums_LD: Float32  # of all faces of each label
 
 
-def leave_one_out(faces: LabelledFaces, weight_N: Float) -> LeaveOneOut:
-    """Compare each face with the mean of its label's other faces, a part at a time."""
-    found = LeaveOneOut(
-        cosine_N=np.zeros(len(faces.label_N)),
-        others_N=np.zeros(len(faces.label_N)),
-        sums_LD=np.zeros((faces.labels, faces.vectors_ND.shape[1]), np.float32),
-    )
-    low = 0
-    for rows, part in faces.parts():
+def leave_one_out(faces: LabelledFaces, weight_N: Float) -> tuple[Float, Float, Impostors]:
+    """Compare each face with the mean of its label's other faces, a part at a time.
+
+    Returns cosine_N and others_N as LeaveOneOut has them, and how near faces are to the
+    centres of other labels.
+    """
+    cosine_N, others_N = np.zeros(len(faces.label_N)), np.zeros(len(faces.label_N))
+    foreign = [np.empty(0, np.float32)]
+    sample = _sample(len(faces.label_N))
+    for low, rows, part in faces.parts():
         this = part.leave_one_out(weight_N[rows])
-        found.cosine_N[rows], found.others_N[rows] = this.cosine_N, this.others_N
-        found.sums_LD[low : low + part.labels] = this.sums_LD
-        low += part.labels
-    return found
+        cosine_N[rows], others_N[rows] = this.cosine_N, this.others_N
+        foreign += _to_centres(faces, sample, low, unit_rows(this.sums_LD))
+    found = impostors(np.concatenate(foreign), faces.labels, faces.vectors_ND.shape[1])
+    return cosine_N, others_N, found
+
+
+def _to_centres(
+    faces: LabelledFaces, sample: Int64, low: int, centres_PD: Float32
+) -> Iterator[Float32]:
+    """Yield cosines of the sampled faces that are to be tried against labels low..low+P.
+
+    Those are of the labels LABEL_STRIDES before, the last label coming before the first; a
+    zero centre is left out.
+    """
+    filled_P = np.asarray(centres_PD.any(axis=1))
+    label_S = faces.label_N[sample]
+    for stride in sorted({s % faces.labels for s in LABEL_STRIDES} - {0}):
+        for begin in (low - stride, low - stride + faces.labels):
+            ends = np.searchsorted(label_S, (begin, begin + len(centres_PD)))
+            for rows, vectors_BD in faces.blocks(sample[slice(*ends)]):
+                other_B = (faces.label_N[rows] + stride) % faces.labels - low
+                fit_B = filled_P[other_B]
+                yield np.einsum("nd,nd->n", vectors_BD[fit_B], centres_PD[other_B[fit_B]])
 
 
 def dominant_centre(
@@ -192,7 +238,7 @@ def dominant_centre(
 def dominant_weights(faces: LabelledFaces, floor: float) -> Float:
     """Return each face's weight in its label's dominant identity (see dominant_centre)."""
     weight_N = np.zeros(len(faces.label_N))
-    for rows, part in faces.parts():
+    for _, rows, part in faces.parts():
         weight_B = _seeds(part, floor)
         for _ in range(TRIM_ROUNDS):
             near = part.leave_one_out(weight_B)
@@ -224,59 +270,18 @@ def _seeds(faces: LabelledFaces, floor: float) -> Float:
     return weight_N
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Impostors:
-    """Cosines of faces to what is not theirs, as measured on the data at hand."""
-
-    mean: float
-    std: float
-    quantiles: tuple[tuple[float, float], ...]  # (share of them below, cosine)
-
-
 def face_impostors(faces: LabelledFaces) -> Impostors:
     """Measure cosines between faces of different labels."""
     total = len(faces.label_N)
     found = [np.empty(0, np.float32)]
-    for part in (2, 3, 5):
-        shift = max(1, total // part)
-        for rows, vectors_BD in faces.blocks(_sample(total)):
-            others = (rows + shift) % total
+    for rows, vectors_BD in faces.blocks(_sample(total)):
+        for part in (2, 3, 5):
+            others = (rows + max(1, total // part)) % total
             foreign = faces.label_N[rows] != faces.label_N[others]
             other_BD = unit_rows(faces.vectors_ND[faces.vector_N[others[foreign]]])
             found.append(np.einsum("nd,nd->n", vectors_BD[foreign], other_BD))
-    return _impostors(np.concatenate(found), faces.labels, faces.vectors_ND.shape[1])
-
-
-def centre_impostors(faces: LabelledFaces, centres_LD: Float32) -> Impostors:
-    """Measure cosines of faces to the centres of other labels; a zero centre is left out."""
-    found = [np.empty(0, np.float32)]
-    filled_L = np.asarray(centres_LD.any(axis=1))
-    for stride in sorted({s % max(faces.labels, 1) for s in LABEL_STRIDES} - {0}):
-        for rows, vectors_BD in faces.blocks(_sample(len(faces.label_N))):
-            others = (faces.label_N[rows] + stride) % faces.labels
-            fit = filled_L[others]
-            found.append(np.einsum("nd,nd->n", vectors_BD[fit], centres_LD[others[fit]]))
-    return _impostors(np.concatenate(found), faces.labels, faces.vectors_ND.shape[1])
+    return impostors(np.concatenate(found), faces.labels, faces.vectors_ND.shape[1])
 
 
 def _sample(faces: int) -> Int64:
     return np.arange(0, faces, max(1, faces // IMPOSTOR_FACES), dtype=np.int64)
-
-
-def _impostors(cosine_N: Float32, labels: int, dim: int) -> Impostors:
-    """Summarise impostor cosines by their middle, which a split identity does not move.
-
-    Two labels of one person, or wrong labels, put a few genuine cosines among them: the
-    median and the 16th percentile ignore those. With few labels that does not hold, and
-    what ArcFace models do on LFW counts as PRIOR_LABEL_PAIRS pairs of labels.
-    """
-    label_pairs = labels * (labels - 1) / 2 if len(cosine_N) else 0.0
-    prior_std = max(PRIOR_IMPOSTOR_STD, PRIOR_STD_ROOT_DIM / math.sqrt(dim))
-    trust = label_pairs / (label_pairs + PRIOR_LABEL_PAIRS)
-    shares = (0.001, 0.01, 0.16, 0.5, 0.84, 0.99, 0.999, 0.9999)
-    values = np.quantile(cosine_N.astype(np.float64), shares) if len(cosine_N) else np.zeros(8)
-    mean = trust * float(values[3]) + (1 - trust) * PRIOR_IMPOSTOR_MEAN
-    spread = float(values[3] - values[2])
-    std = math.sqrt(trust * spread**2 + (1 - trust) * prior_std**2)
-    measured = zip(shares, values.tolist(), strict=True) if len(cosine_N) else ()
-    return Impostors(mean=mean, std=std, quantiles=tuple(measured))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from facepipe.centres import LabelledFaces, dominant_centre
+from facepipe.centres import LabelledFaces, VectorRows, dominant_centre
 from facepipe.errors import CorruptData
 from facepipe.identities import LabelFit, Moves, dominant_labels, find_moves, fit_labels
 from facepipe.mixture import CosineMixture
@@ -56,14 +56,19 @@ class CleanFit:
 
 
 def clean_faces(
-    faces: pa.Table, duplicates: pa.Table, embeddings: pa.Table, settings: CleanSettings
+    faces: pa.Table,
+    duplicates: pa.Table,
+    embeddings: pa.Table,
+    settings: CleanSettings,
+    vectors: VectorRows | None = None,
 ) -> tuple[pa.Table, CleanFit]:
     """Return one row of schema.DECISIONS for each row of faces, and what was learned.
 
     faces: schema.FACES, of which these columns are read: face_id, uri, member,
     eye_distance_px, source_label, status. duplicates: what ``find_duplicates`` made of the
-    same faces. embeddings: schema.embeddings of any dimension. Rows by (face_id, uri,
-    member). Raises CorruptData where duplicates is of other faces.
+    same faces. embeddings: schema.embeddings of any dimension; with ``vectors``, which holds
+    the rows of embeddings, its column vector need only be null where there is none. Rows by
+    (face_id, uri, member). Raises CorruptData where duplicates is of other faces.
 
     The first that applies: status not ok, drop/quality. A duplicate stays one, with the
     identity of the face kept for it. No vector, drop/no_vector. No label, keep/unlabelled.
@@ -94,7 +99,7 @@ def clean_faces(
     labelled = LabelledFaces(
         label_N=label[order],
         vector_N=vector_R[rows],
-        vectors_ND=vector_matrix(embeddings),
+        vectors_ND=vector_matrix(embeddings) if vectors is None else vectors,
         labels=len(names),
     )
     fitted = fit_labels(labelled)

@@ -9,7 +9,8 @@ Legend: N photos or hashes, F faces, B a block of faces, K kept faces, D dimensi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from facepipe.centres import VectorRows
 from facepipe.detection_score import paired_iou
 from facepipe.neighbors import unit_rows, vector_matrix, vector_rows
-from facepipe.picture_hash import candidate_pairs, featureless, hash_words, perceptual_hash
-from facepipe.schema import DUPLICATES, Decision, FaceStatus, Reason
+from facepipe.occurrences import Occurrences, duplicates_table
+from facepipe.picture_hash import candidate_pairs, featureless, perceptual_hash
+from facepipe.schema import PHASH_BYTES
 
 __all__ = [
     "DedupSettings",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 FACE_BLOCK = 512  # faces compared at a time with as many kept ones
+READ_FACES = 16384  # vectors read at a time: 16 MB at 512 dimensions; more for a larger crowd
 # Of the boxes in units of their photo. 99 % of the faces of copies at a third of the size
 # overlap by 0.8 (SCRFD on LFW and WIDER); two people of one photo rarely by 0.4.
 MIN_BOX_IOU = 0.6
@@ -72,7 +76,7 @@ class _Pictures:
     word_F: UInt64  # hash of its photo
     place_F4: npt.NDArray[np.float64]  # box in units of the photo's width and height
     vector_F: Int64  # row in vectors_ND
-    vectors_ND: npt.NDArray[np.float16]
+    vectors_ND: VectorRows
     settings: DedupSettings
 
     def compare(self, rows_B: Int64, others_K: Int64) -> tuple[Bool, npt.NDArray[np.float32]]:
@@ -91,14 +95,19 @@ class _Pictures:
 
 
 def find_duplicates(
-    faces: pa.Table, photos: pa.Table, embeddings: pa.Table, settings: DedupSettings
+    faces: pa.Table,
+    photos: pa.Table,
+    embeddings: pa.Table,
+    settings: DedupSettings,
+    vectors: VectorRows | None = None,
 ) -> pa.Table:
     """Return one row of schema.DUPLICATES for each row of faces, by (face_id, uri, member).
 
     faces: schema.FACES, of which these columns are read (so that a caller may leave out
     the crops): face_id, photo_id, uri, member, box_xyxy_px, det_score, eye_distance_px,
     sharpness, source_label, status. photos: photo_id, phash, width_px, height_px.
-    embeddings: schema.embeddings of any dimension.
+    embeddings: schema.embeddings of any dimension; with ``vectors``, which holds the rows of
+    embeddings, its column vector need only be null where there is none.
 
     ``same_bytes``: the face of a photo that was found under several names. The occurrence
     kept is one that is fit for use, before one with a label, before the smallest (uri,
@@ -111,62 +120,49 @@ def find_duplicates(
     ``keep`` rows have the reason of the duplicates they stand for, or ``single``.
     confidence is 1, but for same_picture the cosine, for want of a measured probability.
     """
-    rows = _Rows.of(faces)
-    kept_F, similarity_F = _kept_pictures(rows, photos, embeddings, settings)
-    return _duplicates_table(rows, kept_F, similarity_F)
+    rows = Occurrences.of(faces)
+    vectors = vector_matrix(embeddings) if vectors is None else vectors
+    pictures = _pictures(rows, photos, embeddings, vectors, settings)
+    kept_F, similarity_F = _kept_pictures(pictures, len(rows.chosen_F))
+    return duplicates_table(rows, kept_F, similarity_F)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """The rows of FACES in output order, and the distinct faces among them.
-
-    ``face_N`` numbers the distinct face ids in their order; ``chosen_F`` is the row that
-    stands for each of them.
-    """
-
-    table: pa.Table
-    face_N: Int64
-    chosen_F: Int64
-    order_F: Int64  # distinct faces, best first
-
-    @classmethod
-    def of(cls, faces: pa.Table) -> _Rows:
-        keys = [(name, "ascending", "at_start") for name in ("face_id", "uri", "member")]
-        table = faces.take(pc.sort_indices(faces, sort_keys=keys))
-        face_ids = table.column("face_id").combine_chunks()
-        starts_N = np.ones(len(table), dtype=bool)
-        if len(table) > 1:
-            starts_N[1:] = pc.not_equal(face_ids[1:], face_ids[:-1]).to_numpy(False)
-        face_N = np.cumsum(starts_N) - 1
-        unfit_N = pc.not_equal(table.column("status"), FaceStatus.OK.value).to_numpy()
-        unlabelled_N = table.column("source_label").is_null().to_numpy()
-        by_fitness = np.lexsort((unlabelled_N, unfit_N, face_N))
-        first = np.flatnonzero(np.diff(face_N[by_fitness], prepend=-1))
-        chosen_F = by_fitness[first]
-        worse = [unfit_N[chosen_F], unlabelled_N[chosen_F]]
-        for name in ("eye_distance_px", "sharpness", "det_score"):
-            value_F = table.column(name).to_numpy()[chosen_F]
-            worse.append(-np.where(np.isnan(value_F), -np.inf, value_F))
-        order_F = np.lexsort((np.arange(len(chosen_F)), *worse[::-1]))
-        return cls(table=table, face_N=face_N, chosen_F=chosen_F, order_F=order_F)
-
-
-def _kept_pictures(
-    rows: _Rows, photos: pa.Table, embeddings: pa.Table, settings: DedupSettings
-) -> tuple[Int64, npt.NDArray[np.float32]]:
+def _kept_pictures(pictures: _Pictures, faces: int) -> tuple[Int64, npt.NDArray[np.float32]]:
     """Return for each distinct face the one kept for its picture (itself), and the cosine."""
-    kept_F = np.arange(len(rows.chosen_F), dtype=np.int64)
-    similarity_F = np.ones(len(kept_F), np.float32)
-    pictures = _pictures(rows, photos, embeddings, settings)
-    for batch in _batches(pictures.word_F, pictures.photo_F, settings.max_distance_bits):
-        star_B, cosine_B = _stars(pictures, batch)
-        kept_F[pictures.face_F[batch]] = pictures.face_F[star_B]
-        similarity_F[pictures.face_F[batch]] = cosine_B
+    kept_F = np.arange(faces, dtype=np.int64)
+    similarity_F = np.ones(faces, np.float32)
+    for batches, read in _read(pictures):
+        for batch in batches:
+            star_B, cosine_B = _stars(read, batch)
+            kept_F[read.face_F[batch]] = read.face_F[star_B]
+            similarity_F[read.face_F[batch]] = cosine_B
     return kept_F, similarity_F
 
 
+def _read(pictures: _Pictures) -> Iterator[tuple[list[Int64], _Pictures]]:
+    """Yield batches of faces that can be in reach of one another, with their vectors read.
+
+    Several batches at a time, so that a stored shard is not read for each of them.
+    """
+    place_F = np.empty(len(pictures.face_F), np.int64)
+    together: list[Int64] = []
+    batches = _batches(pictures.word_F, pictures.photo_F, pictures.settings.max_distance_bits)
+    for batch in chain(batches, [np.empty(0, np.int64)]):
+        if together and (not len(batch) or sum(map(len, together)) + len(batch) > READ_FACES):
+            faces = np.concatenate(together)
+            place_F[faces] = np.arange(len(faces))
+            vectors_ND = pictures.vectors_ND[pictures.vector_F[faces]]
+            yield together, replace(pictures, vector_F=place_F, vectors_ND=vectors_ND)
+            together = []
+        together.append(batch)
+
+
 def _pictures(
-    rows: _Rows, photos: pa.Table, embeddings: pa.Table, settings: DedupSettings
+    rows: Occurrences,
+    photos: pa.Table,
+    embeddings: pa.Table,
+    vectors: VectorRows,
+    settings: DedupSettings,
 ) -> _Pictures:
     """Return the distinct faces, best first, that have a vector and a photo with a hash."""
     chosen = rows.table.select(["face_id", "photo_id", "box_xyxy_px"]).take(
@@ -178,7 +174,7 @@ def _pictures(
     photo_F = pc.index_in(chosen.column("photo_id"), value_set=photo_ids)
     photo_F = photo_F.fill_null(-1).to_numpy().astype(np.int64)
     vector_F = vector_rows(chosen.column("face_id"), embeddings)
-    words = hash_words(hashed.column("phash").to_pylist())
+    words = _words(hashed.column("phash"))
     sides = np.stack(
         [hashed.column(n).fill_null(0).to_numpy() for n in ("width_px", "height_px")], axis=1
     )
@@ -191,9 +187,19 @@ def _pictures(
         word_F=words[photo_F[fit]],
         place_F4=box_F4[fit] / np.tile(sides[photo_F[fit]], (1, 2)),
         vector_F=vector_F[fit],
-        vectors_ND=vector_matrix(embeddings),
+        vectors_ND=vectors,
         settings=settings,
     )
+
+
+def _words(hashes: pa.ChunkedArray) -> UInt64:
+    """Return a column of perceptual hashes, none of them null, as 64-bit words."""
+    parts = [
+        np.frombuffer(c.buffers()[1], ">u8", len(c), c.offset * PHASH_BYTES)
+        for c in hashes.chunks
+        if len(c)
+    ]
+    return np.concatenate([np.empty(0, ">u8"), *parts]).astype(np.uint64)
 
 
 def _batches(word_F: UInt64, photo_F: Int64, max_distance_bits: int) -> Iterator[Int64]:
@@ -255,36 +261,3 @@ def _stars(pictures: _Pictures, batch_B: Int64) -> tuple[Int64, npt.NDArray[np.f
                 free[taken] = False
         kept = np.concatenate([kept, block[free]])
     return star_B, cosine_B
-
-
-def _duplicates_table(
-    rows: _Rows, kept_F: Int64, similarity_F: npt.NDArray[np.float32]
-) -> pa.Table:
-    """Return the DUPLICATES rows for the kept face, and the cosine to it, of each face."""
-    kept_N = kept_F[rows.face_N]
-    picture_N = kept_N != rows.face_N
-    own_N = np.arange(len(rows.face_N)) == rows.chosen_F[rows.face_N]
-    duplicate_N = picture_N | ~own_N
-    heads_picture = np.isin(rows.face_N, kept_N[picture_N])
-    heads_bytes = np.bincount(rows.face_N, minlength=len(kept_F))[rows.face_N] > 1
-    by_picture_N = picture_N | (heads_picture & own_N)
-    reason_N = np.select(
-        [by_picture_N, heads_bytes],
-        [Reason.SAME_PICTURE.value, Reason.SAME_BYTES.value],
-        Reason.SINGLE.value,
-    )
-    ids = rows.table.column("face_id").combine_chunks()
-    evidence = ids.take(pa.array(rows.chosen_F[kept_N]))
-    decision_N = np.where(duplicate_N, Decision.DUPLICATE.value, Decision.KEEP.value)
-    missing = pa.nulls(len(kept_N), pa.string())
-    columns = {
-        **{n: rows.table.column(n) for n in ("face_id", "uri", "member", "source_label")},
-        "identity_id": missing,
-        "decision": pa.array(decision_N.astype(object), pa.string()),
-        "reason": pa.array(reason_N.astype(object), pa.string()),
-        "confidence": np.where(picture_N, similarity_F[rows.face_N], 1.0).astype(np.float32),
-        "evidence": pc.if_else(pa.array(duplicate_N), evidence, missing),
-        "similarity": pa.array(similarity_F[rows.face_N], mask=~duplicate_N),
-        "weight": np.where(duplicate_N, 0.0, 1.0).astype(np.float32),
-    }
-    return pa.table([columns[field.name] for field in DUPLICATES], schema=DUPLICATES)

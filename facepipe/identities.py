@@ -12,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.centres import (
+    BLOCK_ROWS,
     LabelledFaces,
-    centre_impostors,
     dominant_weights,
     face_impostors,
     leave_one_out,
     weights,
 )
 from facepipe.mixture import CosineMixture, fit_mixture, logistic
-from facepipe.neighbors import nearest, unit_rows
+from facepipe.neighbors import nearest
 
 Float = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 FLOOR_STDS = 3.3  # one impostor in 2,000 is above: no face joins a centre under it
@@ -40,6 +41,7 @@ FAR_STDS = 2.0
 # a few look alike.
 MIN_DOMINANT_SHARE = 0.1
 NEAREST_LABELS = 3  # its own, and two whose difference is the margin
+TARGET_BLOCK = 1 << 15  # labels whose centres are held at a time: 64 MB at 512 dimensions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +95,7 @@ def fit_labels(faces: LabelledFaces) -> LabelFit:
 def _fit_round(faces: LabelledFaces, weight_N: Float, floor: float) -> LabelFit:
     size_N = faces.size_L[faces.label_N]
     weight_N = np.where(size_N == 2, 1.0, weight_N)  # judged by the cosine of the pair
-    near = leave_one_out(faces, weight_N)
-    cosine_N, others_N = near.cosine_N, near.others_N
-    impostors = centre_impostors(faces, unit_rows(near.sums_LD))
+    cosine_N, others_N, impostors = leave_one_out(faces, weight_N)
     fit_N = (others_N > 0) & (size_N > 2)
     if fit_N.sum() < MIN_FIT_FACES:
         fit_N = others_N > 0
@@ -186,9 +186,11 @@ def find_moves(fitted: LabelFit, min_confidence: float) -> Moves:
     targets_T = np.flatnonzero(dominant_labels(fitted, np.ones(len(faces.label_N), dtype=bool)))
     if not len(targets_T):
         return move
-    centres_TD = unit_rows(faces.sums(fitted.weight_N)[targets_T])
-    for rows, vectors_FD in faces.blocks(_doubted(fitted)):
-        cosine_FK, place_FK = nearest(vectors_FD, centres_TD, NEAREST_LABELS)
+    doubted = _doubted(fitted)
+    cosine_DK, place_DK = _nearest_labels(fitted, doubted, targets_T)
+    for start in range(0, len(doubted), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        rows, cosine_FK, place_FK = doubted[block], cosine_DK[block], place_DK[block]
         label_FK = targets_T[place_FK]
         ratio_FK = np.exp(fitted.mixture.log_ratio(cosine_FK, fitted.members_L[label_FK]))
         ratio_FK[label_FK == faces.label_N[rows, None]] = 0.0
@@ -206,6 +208,25 @@ def find_moves(fitted: LabelFit, min_confidence: float) -> Moves:
         move.cosine_N[rows[sure]] = cosine_FK[best_F][sure]
     _stay_where_nobody_stays(fitted, move)
     return move
+
+
+def _nearest_labels(fitted: LabelFit, rows_D: Int64, targets_T: Int64) -> tuple[Float32, Int64]:
+    """Return the cosines to the nearest of the labels, falling, and their places; (D, K).
+
+    A block of centres at a time: the faces are read again for each.
+    """
+    if not len(rows_D):
+        return np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
+    cosine_DK, place_DK = np.empty((len(rows_D), 0), np.float32), np.empty((len(rows_D), 0), int)
+    for start in range(0, len(targets_T), TARGET_BLOCK):
+        centres_TD = fitted.faces.centres(fitted.weight_N, targets_T[start : start + TARGET_BLOCK])
+        found = [nearest(v, centres_TD, NEAREST_LABELS) for _, v in fitted.faces.blocks(rows_D)]
+        cosine_DK = np.hstack([cosine_DK, np.vstack([cosine for cosine, _ in found])])
+        place_DK = np.hstack([place_DK, np.vstack([start + place for _, place in found])])
+        best = np.argsort(-cosine_DK, axis=1, kind="stable")[:, :NEAREST_LABELS]
+        cosine_DK = np.take_along_axis(cosine_DK, best, axis=1)
+        place_DK = np.take_along_axis(place_DK, best, axis=1)
+    return cosine_DK, place_DK
 
 
 def _stay_where_nobody_stays(fitted: LabelFit, move: Moves) -> None:

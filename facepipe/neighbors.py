@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facepipe.schema import EmbeddingStatus
+
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
@@ -106,7 +108,7 @@ def _unpack(keys: npt.NDArray[np.uint64]) -> tuple[Float32, Int64]:
 def vector_matrix(embeddings: pa.Table) -> npt.NDArray[np.float16]:
     """Return the vectors of an embeddings table as one (N, D) float16 array.
 
-    Rows whose vector is null hold anything; ``vector_rows`` never points at them. One
+    Rows without a vector hold anything; ``vector_rows`` never points at them. One
     chunk is viewed, several are copied into one.
     """
     column = embeddings.column("vector")
@@ -117,13 +119,28 @@ def vector_matrix(embeddings: pa.Table) -> npt.NDArray[np.float16]:
     return flat.reshape(-1, dim)
 
 
+def has_vector(embeddings: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which rows of an embeddings table have a vector.
+
+    Their ``status`` says so; where that column was not read, a vector that is not all zeros.
+    """
+    column = embeddings.column("vector")
+    if "status" in embeddings.column_names:
+        fit = pc.equal(embeddings.column("status"), EmbeddingStatus.OK.value)
+        return np.asarray(fit.to_numpy())
+    valid: npt.NDArray[np.bool_] = column.is_valid().to_numpy()
+    if pa.types.is_fixed_size_list(column.type) and len(column):
+        valid &= vector_matrix(embeddings).any(axis=1)
+    return valid
+
+
 def vector_rows(face_ids: pa.ChunkedArray, embeddings: pa.Table) -> Int64:
     """Return for each face id its row in ``vector_matrix(embeddings)``, -1 where it has none.
 
     A face id that occurs more than once (a photo found under two names) takes its first
     row that has a vector; a face whose vector is null counts as having none.
     """
-    usable = np.flatnonzero(embeddings.column("vector").is_valid().to_numpy())
+    usable = np.flatnonzero(has_vector(embeddings))
     known = embeddings.column("face_id").take(pa.array(usable)).combine_chunks()
     found = pc.index_in(face_ids, value_set=known).fill_null(-1)
     places: Int64 = found.to_numpy().astype(np.int64)

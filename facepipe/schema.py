@@ -163,11 +163,11 @@ DUPLICATES = _table("duplicates", list(DECISIONS))
 def embeddings(dim: int, model_id: str) -> pa.Schema:
     """Return the schema of an embeddings table: unit float16 vectors of one model.
 
-    ``vector`` is null, and ``norm`` 0, where ``status`` is not ``ok``.
+    ``vector`` and ``norm`` are 0 where ``status`` is not ``ok``.
     """
     fields = [
         pa.field("face_id", _TEXT, nullable=False),
-        pa.field("vector", pa.list_(pa.float16(), dim)),
+        pa.field("vector", pa.list_(pa.float16(), dim), nullable=False),
         pa.field("norm", _FLOAT, nullable=False),  # length before normalising
         pa.field("status", _TEXT, nullable=False),
     ]

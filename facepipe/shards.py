@@ -3,6 +3,7 @@
     DATASET/
       photos/ faces/ embeddings/<model>/ duplicates/ decisions/   <shard>-<sha8>.parquet
       members/                          what lies in archives and other containers
+      by_label/                         vectors in the order of labels, for clean
       _plan/ _commits/ MANIFEST.json    see facepipe.ledger
 
 A shard task is a pure function of its inputs, and its *key* is a digest of them. A step
@@ -35,6 +36,7 @@ STEP_OF_TABLE = {
     "duplicates": "dedup",
     "decisions": "clean",
     "members": "members",
+    "by_label": "by_label",
 }
 
 

@@ -8,6 +8,7 @@ from facepipe.source_list import read_listed
 from facepipe.sources import OBJECT_SCHEMES, Entry, SourceSettings, read_bytes
 from facepipe.url_guard import UrlSettings
 
+
 class PhotoReader:
     """Reads one photo after the other; keeps the last container open between them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,27 @@ from facepipe.config import Settings
 from facepipe.schema import DECISIONS
 from facepipe.shards import Dataset
 from facepipe.store import open_store
-from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, plan_of, shard_key
+from pipelines import partition
+from pipelines.runners import ONE_CORE, Job, Resources, ShardTask
+from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
 STEP = "clean"
 VERSION = 1  # of the rules; raised when the same faces would get other decisions
+DUPLICATE_COLUMNS = (
+    "face_id",
+    "uri",
+    "member",
+    "decision",
+    "reason",
+    "confidence",
+    "evidence",
+    "similarity",
+)
 FACE_COLUMNS = ("face_id", "uri", "member", "eye_distance_px", "source_label", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CleanJob:
+class CleanJob(Recorded):
     """How to open a worker that cleans labels."""
 
     dataset: str
@@ -36,7 +48,10 @@ class CleanJob:
 
 @dataclass(slots=True)
 class CleanWorker:
-    """Decides on all faces of a dataset in one task; crops are never read."""
+    """Decides on all faces of a dataset in one task.
+
+    Crops are never read, and vectors a block at a time, from the table that has them by label.
+    """
 
     job: CleanJob
     dataset: Dataset
@@ -45,10 +60,10 @@ class CleanWorker:
         """Decide and commit, with what was learned from the data as the record's facts."""
         watch = Stopwatch()
         faces = self.dataset.table("faces", FACE_COLUMNS)
-        duplicates = self.dataset.table("duplicates")
-        embeddings = self.dataset.table("embeddings", ["face_id", "vector"], self.job.model_id)
+        duplicates = self.dataset.table("duplicates", DUPLICATE_COLUMNS)
+        known, vectors = partition.vectors_by_label(self.dataset)
         watch.lap("read")
-        table, fit = clean_faces(faces, duplicates, embeddings, self.job.clean)
+        table, fit = clean_faces(faces, duplicates, known, self.job.clean, vectors)
         watch.lap("clean")
         return write_shard(
             self.dataset.store,
@@ -79,19 +94,35 @@ def _facts(fit: CleanFit) -> dict[str, Any]:
     }
 
 
+def clean_steps(
+    dataset: Dataset, settings: Settings
+) -> Iterator[tuple[Job, Plan, list[ShardTask]]]:
+    """Yield the parts of clean, each to be run before the next is asked for."""
+    yield partition.partition_plan(dataset, settings)
+    yield clean_plan(dataset, settings)
+
+
 def clean_plan(dataset: Dataset, settings: Settings) -> tuple[CleanJob, Plan, list[ShardTask]]:
-    """Return the job, plan and one task of clean over the committed tables."""
+    """Return the job, plan and one task of clean over the committed tables.
+
+    Raises StoreError unless dedup has finished, and the faces are by label.
+    """
     model = dataset.current_model()
     dataset.require_embeddings(model)
-    dataset.require("dedup")
-    job = CleanJob(dataset=dataset.uri, clean=settings.clean, model_id=model)
+    dataset.require("dedup", partition.STEP)
+    job = CleanJob(
+        dataset=dataset.uri,
+        clean=settings.clean,
+        model_id=model,
+        resources=resources_of(settings, "clean"),
+    )
     basis = {
         "version": VERSION,
         "clean": settings.clean.model_dump(mode="json"),
         "model_id": model,
     }
     files = dataset.files("faces") + dataset.files("duplicates")
-    files += dataset.files("embeddings", model)
+    files += [file for file, _ in partition.run_files(dataset)]
     rows = sum(f.rows for f in dataset.files("faces"))
     key = shard_key(STEP, basis, [f.sha256 for f in files])
     tasks = [ShardTask(step=STEP, shard="000000", key=key, items=rows)]

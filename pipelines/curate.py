@@ -193,7 +193,7 @@ def _plans(
     elif step == "dedup":
         yield dedup.dedup_plan(dataset, settings)
     else:
-        yield clean.clean_plan(dataset, settings)
+        yield from clean.clean_steps(dataset, settings)
 
 
 def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _Inputs) -> None:

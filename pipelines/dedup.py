@@ -11,8 +11,9 @@ from facepipe.dedup import DedupSettings, find_duplicates
 from facepipe.schema import DUPLICATES
 from facepipe.shards import Dataset
 from facepipe.store import open_store
+from pipelines.partition import vectors_by_shard
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, plan_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
 STEP = "dedup"
 VERSION = 1  # of the rules; raised when the same faces would get other decisions
@@ -28,11 +29,11 @@ FACE_COLUMNS = (
     "source_label",
     "status",
 )
-PHOTO_COLUMNS = ("photo_id", "uri", "member", "width_px", "height_px", "phash", "source_label")
+PHOTO_COLUMNS = ("photo_id", "width_px", "height_px", "phash")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DedupJob:
+class DedupJob(Recorded):
     """How to open a worker that finds duplicates."""
 
     dataset: str
@@ -47,7 +48,10 @@ class DedupJob:
 
 @dataclass(slots=True)
 class DedupWorker:
-    """Compares all photos of a dataset in one task; crops are never read."""
+    """Compares all photos of a dataset in one task.
+
+    Crops are never read, and vectors only of faces whose photos look alike.
+    """
 
     job: DedupJob
     dataset: Dataset
@@ -57,9 +61,9 @@ class DedupWorker:
         watch = Stopwatch()
         faces = self.dataset.table("faces", FACE_COLUMNS)
         photos = self.dataset.table("photos", PHOTO_COLUMNS)
-        embeddings = self.dataset.table("embeddings", ["face_id", "vector"], self.job.model_id)
+        known, vectors = vectors_by_shard(self.dataset, self.job.model_id)
         watch.lap("read")
-        table = find_duplicates(faces, photos, embeddings, self.job.dedup)
+        table = find_duplicates(faces, photos, known, self.job.dedup, vectors)
         watch.lap("dedup")
         return write_shard(
             self.dataset.store,
@@ -82,7 +86,12 @@ def dedup_plan(dataset: Dataset, settings: Settings) -> tuple[DedupJob, Plan, li
     """Return the job, plan and one task of dedup over the committed tables."""
     model = dataset.current_model()
     dataset.require_embeddings(model)
-    job = DedupJob(dataset=dataset.uri, dedup=settings.dedup, model_id=model)
+    job = DedupJob(
+        dataset=dataset.uri,
+        dedup=settings.dedup,
+        model_id=model,
+        resources=resources_of(settings, "dedup"),
+    )
     basis = {
         "version": VERSION,
         "dedup": settings.dedup.model_dump(mode="json"),

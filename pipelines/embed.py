@@ -21,7 +21,7 @@ from facepipe.store import open_store
 from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
-VERSION = 1  # of the rules; raised when the same crops would give other vectors
+VERSION = 2  # of the rules; raised when the same crops would give other vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +105,9 @@ def _table(
     lengths = np.zeros(len(face_ids), dtype=np.float32)
     vectors[good], lengths[good] = unit, norms
     missing = status != str(EmbeddingStatus.OK)
-    column = pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.ravel(), pa.float16()), dim, mask=pa.array(missing)
-    )
-    lengths[missing] = 0
+    # Zeros and no null: pyarrow writes a null fixed-size list, and then cannot read the file.
+    vectors[missing] = lengths[missing] = 0
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float16()), dim)
     schema = embeddings(dim, model)
     return pa.Table.from_arrays(
         [pa.array(face_ids, pa.string()), column, pa.array(lengths), pa.array(status.tolist())],

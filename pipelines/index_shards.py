@@ -75,7 +75,7 @@ class IndexWorker:
         plans: Mapping[str, str | None] = task.payload
         selection = select_faces(
             self.dataset.table("faces", FACE_COLUMNS),
-            self.dataset.table("embeddings", ["face_id", "vector"]),
+            self.dataset.table("embeddings", ["face_id", "vector", "status"]),
             self.dataset.table("decisions", DECISION_COLUMNS) if plans["clean"] else None,
             self.job.include,
         )

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-UNITS = {"detect": "photos", "embed": "faces", "dedup": "faces", "clean": "faces"}
+UNITS = {"members": "files", "detect": "photos"}  # of the others: faces
 
 
 class Progress:
@@ -46,7 +46,7 @@ class Progress:
         self._step, self._done = step, 0
         self._started = time.monotonic()
         if self._bars is not None:
-            unit = UNITS.get(step, "items")
+            unit = UNITS.get(step, "faces")
             self._bar = self._bars.add_task(step, total=total, completed=done, unit=unit, extra="")
 
     def advance(self, items: int, extra: str = "") -> None:

@@ -11,7 +11,7 @@ from facepipe.errors import CorruptData
 from facepipe.shards import Dataset
 from pipelines.listing import read_listing
 
-OF_FACES = ("embeddings", "duplicates", "decisions")  # a row for every row of faces
+OF_FACES = ("embeddings", "duplicates", "decisions", "by_label")  # a row for every row of faces
 
 
 def verify_dataset(dataset: Dataset, *, repair: bool = False) -> dict[str, Any]:

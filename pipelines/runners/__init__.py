@@ -8,9 +8,9 @@ finds the item that kills its worker, so that it costs only itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from facepipe.commits import Commit
 
@@ -64,6 +64,15 @@ class Job(Protocol):
 
     def open(self) -> Worker:
         """Open models and stores, once per process."""
+        ...
+
+
+@runtime_checkable
+class RecordedJob(Job, Protocol):
+    """A job whose commits can be looked up, for engines whose workers cannot report them."""
+
+    def committed(self, tasks: Sequence[ShardTask]) -> Iterable[Commit]:
+        """Yield the commits of those of these tasks that have one under their key."""
         ...
 
 

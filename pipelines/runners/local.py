@@ -59,11 +59,14 @@ class ProcessPool:
 
     def end(self, kill: bool) -> None:
         """End the processes. See `pipelines.runners.quarantine.Pool`."""
-        processes = list((self._executor._processes or {}).values())
         if kill:
-            for process in processes:
-                process.kill()
+            self.kill()
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def kill(self) -> None:
+        """Kill the processes, in any thread; who waits for an answer gets WorkerDied."""
+        for process in list((self._executor._processes or {}).values()):
+            process.kill()
 
     def _pass_on(self, inner: Future[Any], outer: Future[Any]) -> None:
         if inner.cancelled():  # the pool was ended

@@ -77,6 +77,7 @@ class PoolRunner(ABC):
     def map(self, job: Job, tasks: Sequence[ShardTask], on_done: OnDone) -> None:
         """Run every task to its commit. See `pipelines.runners.Runner.map`."""
         now = _Round(job, list(reversed(tasks)), on_done)
+        self._started(job)  # an engine may learn only now how many workers there are
         threads = ThreadPoolExecutor(self.workers)
         try:
             while now.queue or now.flying or now.alone:

@@ -61,7 +61,8 @@ def vectors(*face_ids: str, without: Sequence[str] = (), scale: float = 1.0) -> 
     ]
     kind = embeddings(DIM, "m").field("vector").type
     face_column = pa.array(face_ids, pa.string())
-    return pa.table({"face_id": face_column, "vector": pa.array(rows, kind)})
+    status = ["bad_crop" if face in without else "ok" for face in face_ids]
+    return pa.table({"face_id": face_column, "vector": pa.array(rows, kind), "status": status})
 
 
 def test_decisions_choose_name_and_account() -> None:

@@ -16,25 +16,33 @@ DIM = 8
 
 
 def test_a_run_is_of_so_many_shards_and_faces() -> None:
-    small = [(number, 100) for number in range(150)]
+    small = [(f"{number:06d}", 100) for number in range(150)]
     assert runs(small) == [range(64), range(64, 128), range(128, 150)]
-    large = [(number, RUN_FACES // 2) for number in range(5)]
+    large = [(f"{number:06d}", RUN_FACES // 2) for number in range(5)]
     assert runs(large) == [range(2), range(2, 4), range(4, 5)]
-    assert runs([(0, 1), (1, 2 * RUN_FACES), (2, 1)]) == [range(1), range(1, 2), range(2, 3)]
+    huge = [("000000", 1), ("000001", 2 * RUN_FACES), ("000002", 1)]
+    assert runs(huge) == [range(1), range(1, 2), range(2, 3)]
     assert runs([]) == []
-    assert runs([(3, 0)]) == [range(1)]
+    assert runs([("000003", 0)]) == [range(1)]
+
+
+def test_parts_of_a_container_make_runs_of_their_own() -> None:
+    parts = [f"000001.{part:04d}" for part in range(70)]
+    names = ["000000", *parts, "000002", "000003", "000004.0000"]
+    found = runs([(name, 1) for name in names])
+    assert found == [range(1), range(1, 65), range(65, 71), range(71, 73), range(73, 74)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_new_shards_leave_all_runs_but_the_last_alone(seed: int) -> None:
     rng = np.random.default_rng(seed)
     numbers = np.flatnonzero(rng.random(500) < 0.9)  # some shards are gone
-    shards = [(int(n), int(rng.integers(0, 3000))) for n in numbers]
+    shards = [(f"{n:06d}", int(rng.integers(0, 3000))) for n in numbers]
     before, after = runs(shards[:300]), runs(shards)
     assert after[: len(before) - 1] == before[:-1]
     assert [place for run in after for place in run] == list(range(len(shards)))
     for run in after:
-        assert len({shards[place][0] // RUN_SHARDS for place in run}) == 1
+        assert len({int(shards[place][0]) // RUN_SHARDS for place in run}) == 1
         assert sum(shards[place][1] for place in run) <= RUN_FACES
 
 

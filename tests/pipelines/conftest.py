@@ -39,6 +39,11 @@ def curated(
         return curate.run(request, runner, progress)[0]
 
 
+def ran(reports: list[StepReport]) -> dict[str, int]:
+    """Return how many shards each step has run, of the steps that had something to do."""
+    return {r.step.split("-")[0]: r.shards_run for r in reports if r.shards_run}
+
+
 def labelled_settings(*overrides: str) -> Settings:
     """Return settings with folder labels and small shards, so that there are several."""
     return load(None, ["sources.labels=folder", "run.shard_photos=6", *overrides])
@@ -46,7 +51,16 @@ def labelled_settings(*overrides: str) -> Settings:
 
 def tree(root: Path) -> dict[str, bytes]:
     """Return the tables and plans under a dataset, byte for byte; not records' timings."""
-    tables = ("photos", "faces", "embeddings", "duplicates", "decisions", "_plan")
+    tables = (
+        "photos",
+        "faces",
+        "embeddings",
+        "duplicates",
+        "decisions",
+        "members",
+        "by_label",
+        "_plan",
+    )
     files = [p for t in tables for p in (root / t).rglob("*") if p.is_file()]
     files.append(root / "MANIFEST.json")
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}

@@ -31,7 +31,7 @@ from facepipe.store import LocalStore, locked
 from pipelines import curate
 from pipelines.verify import verify_dataset
 from tests import made
-from tests.pipelines.conftest import curated, labelled_settings, tree
+from tests.pipelines.conftest import curated, labelled_settings, ran, tree
 
 
 def by_name(dataset: Dataset, table: str, *columns: str) -> dict[str, list[tuple[object, ...]]]:
@@ -150,19 +150,10 @@ def test_a_changed_setting_redoes_what_depends_on_it(
     out = tmp_path / "ds"
     curated([photos], out, made_pack)
     changed = labelled_settings("clean.relabel_confidence=0.9")
-    assert [r.shards_run > 0 for r in curated([photos], out, made_pack, settings=changed)] == [
-        False,
-        False,
-        False,
-        True,
-    ]
+    assert ran(curated([photos], out, made_pack, settings=changed)) == {"clean": 1}
     flipped = labelled_settings("clean.relabel_confidence=0.9", "embed.flip=sum")
-    assert [r.shards_run > 0 for r in curated([photos], out, made_pack, settings=flipped)] == [
-        False,
-        True,
-        True,
-        True,
-    ]
+    again = ran(curated([photos], out, made_pack, settings=flipped))
+    assert set(again) == {"embed", "dedup", "by_label", "clean"}
 
 
 def test_no_step_works_on_a_fragment_or_on_other_faces(
@@ -310,7 +301,7 @@ def test_damage_is_found_and_only_its_shard_is_redone(
     assert verify_dataset(dataset)["problems"]
     verify_dataset(dataset, repair=True)
     reports = curated([photos], out, made_pack)
-    assert [r.shards_run for r in reports] == [1, 0, 0, 0]
+    assert ran(reports) == {"detect": 1}
     assert tree(out) == whole
     assert verify_dataset(dataset)["problems"] == []
 
@@ -342,6 +333,7 @@ def test_no_photos_and_no_faces(tmp_path: Path, made_pack: Path) -> None:
     assert [r.counts for r in reports[1:]] == [
         {"embeddings": {}},
         {"duplicates": {}},
+        {"by_label": {}},
         {"decisions": {}},
     ]
     dataset = open_dataset(tmp_path / "ds")

@@ -19,7 +19,7 @@ from facepipe.record_writer import RecordStreams, write_records
 from facepipe.shards import Dataset
 from pipelines.verify import verify_dataset
 from tests import made
-from tests.pipelines.conftest import curated, labelled_settings, tree
+from tests.pipelines.conftest import curated, labelled_settings, ran, tree
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -134,7 +134,7 @@ def test_parts_resume_and_do_not_depend_on_workers(tmp_path: Path, made_pack: Pa
         ("embed", 3),
     ]
     again = curated([tmp_path / "in"], tmp_path / "two", made_pack, settings=settings)
-    assert [r.shards_run for r in again] == [0] * 5
+    assert ran(again) == {}
 
 
 def test_tonights_archive_is_a_new_generation(tmp_path: Path, made_pack: Path) -> None:
@@ -149,7 +149,7 @@ def test_tonights_archive_is_a_new_generation(tmp_path: Path, made_pack: Path) -
     dataset = open_dataset(tmp_path / "ds")
     assert before < {f.file for f in dataset.files("photos")}
     generations = [c.facts["generation"] for c in dataset.commits("detect")]
-    assert generations == [0, 0, 1]
+    assert generations == [0, 1]
     counts = dataset.write_manifest()["steps"]["detect"]["generations"]
     assert counts["0"]["photos"] == {"ok": 6} and counts["1"]["photos"] == {"ok": 1}
 
@@ -163,7 +163,7 @@ def test_an_empty_and_a_broken_container_have_one_row_each(
     (source / "broken.zip").write_bytes(b"PK\x03\x04" + bytes(200))
     curated([source], tmp_path / "ds", made_pack)
     dataset = open_dataset(tmp_path / "ds")
-    rows = {Path(r["uri"]).name: r for r in dataset.table("photos").to_pylist()}
+    rows = {r["uri"].removeprefix(f"{source}/"): r for r in dataset.table("photos").to_pylist()}
     assert rows["empty.zip"]["status"] == rows["broken.zip"]["status"] == "refused"
     assert rows["empty.zip"]["error"] == "there is no photo in it"
     assert len(rows) == 8 and verify_dataset(dataset)["problems"] == []
