@@ -21,8 +21,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_kill import contents
 from mixed_sources import make_sources
+
+TABLES = (
+    "photos",
+    "faces",
+    "embeddings",
+    "duplicates",
+    "decisions",
+    "members",
+    "by_label",
+    "_plan",
+)
 
 ENGINES = {
     "local, 1 worker": ["--engine", "local", "--workers", "1"],
@@ -35,6 +45,13 @@ ENGINES = {
         *("--", "--direct_running_mode=multi_processing"),
     ],
 }
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return a dataset's tables, plans and manifest, byte for byte."""
+    files = [p for t in TABLES for p in (root / t).rglob("*") if p.is_file()]
+    files.append(root / "MANIFEST.json")
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
 
 
 @contextmanager

@@ -2,16 +2,15 @@
 
     python benchmarks/bench_ray_start.py [--workers 2] [--repeat 3]
 
-Each engine opens its workers in a new driver, runs one task that does nothing on each, and
-ends. All processes are counted, those too that outlive their parent.
+Each engine opens its workers in a new driver and runs one task that does nothing on each.
+Then the driver adds up what it and all processes below it have used, before they end: Ray's
+node does not wait for its own, so that their time would be lost afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from facepipe.commits import Commit
 from pipelines.runners import ONE_CORE, Resources, Runner, ShardTask
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,14 @@ class Job:
 
 
 def drive(engine: str, workers: int) -> None:
-    """Run one task on each worker."""
+    """Run one task on each worker and print the CPU seconds that it took."""
     # Imported by name, since a worker cannot import what is in a driver's __main__.
     from bench_ray_start import Job as NamedJob
 
     tasks = [ShardTask(step="s", shard=f"{i}", key="k", items=1) for i in range(workers)]
     with _runner(engine, workers) as runner:
         runner.map(NamedJob(), tasks, lambda *_: None)
+        print(_tree_cpu_s(os.getpid()))
 
 
 def _runner(engine: str, workers: int) -> Runner:
@@ -67,26 +67,35 @@ def _runner(engine: str, workers: int) -> Runner:
     return LocalRunner(workers)
 
 
+def _tree_cpu_s(root: int) -> float:
+    """Return what a process, those below it and those they waited for have used."""
+    used_s: dict[int, float] = {}
+    below: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        pid = int(stat.parent.name)
+        below.setdefault(int(fields[1]), []).append(pid)
+        used_s[pid] = sum(map(int, fields[11:15])) * _TICK_S
+    total_s, todo = 0.0, [root]
+    while todo:
+        pid = todo.pop()
+        total_s += used_s[pid]
+        todo += below.get(pid, [])
+    return total_s
+
+
 def cost(engine: str, workers: int) -> tuple[float, float]:
     """Return the CPU and wall seconds of a driver and all that it starts."""
-    before, started = _children_cpu_s(), time.monotonic()
     here = Path(__file__).resolve().parent
     path = os.pathsep.join([str(here), str(here.parent)])
     command = [sys.executable, __file__, "--drive", engine, "--workers", str(workers)]
-    driver = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
-    if driver.wait():
-        raise SystemExit(f"the {engine} driver failed")
-    wall_s = time.monotonic() - started
-    while True:  # those whose parents are gone are this process's children now
-        try:
-            os.wait()
-        except ChildProcessError:
-            return _children_cpu_s() - before, wall_s
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    environment = {**os.environ, "PYTHONPATH": path}
+    started = time.monotonic()
+    ran = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
+    return float(ran.stdout), time.monotonic() - started
 
 
 def main() -> None:
@@ -99,7 +108,6 @@ def main() -> None:
     if args.drive:
         drive(args.drive, args.workers)
         return
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     medians: dict[str, float] = {}
     for engine in ("local", "ray"):
         costs = [cost(engine, args.workers) for _ in range(args.repeat)]

@@ -25,7 +25,8 @@ def open_engine(
     if name == "ray":
         from pipelines.runners.ray import RayRunner
 
-        return RayRunner(workers, retries)
+        own = not os.environ.get("RAY_ADDRESS")  # a cluster that is there knows its size
+        return RayRunner(workers or (usable_cores() if own else None), retries)
     if name == "beam":
         from pipelines.runners.beam import BeamRunner
 
