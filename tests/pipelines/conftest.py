@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -19,8 +20,8 @@ from tests.object_server import bucket, s3, s3_server  # noqa: F401
 
 
 def curated(
-    sources: list[Path],
-    out: Path,
+    sources: Sequence[Path | str],
+    out: Path | str,
     pack: Path,
     *,
     workers: int = 2,
