@@ -79,7 +79,7 @@ def curate(sources: Path, out: Path, pack: Path, engine: list[str]) -> tuple[flo
             "-m",
             "pipelines.cli",
             "curate",
-            str(sources),
+            *sorted(map(str, sources.iterdir())),
             "--labels",
             "folder",
             "--models",

@@ -181,7 +181,7 @@ def _is_worker(pid: int, engine: str) -> bool:
     except OSError:
         return False
     if engine == "ray":
-        return line.startswith("ray::") and "IDLE" not in line
+        return line.startswith("ray::InActor")  # and no agent, without which a node dies
     return "spawn_main" in line
 
 

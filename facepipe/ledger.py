@@ -239,7 +239,7 @@ class Ledger:
         return manifest
 
 
-NOT_STEPS = {"embed", "retries"}  # files of _plan that are no plan of a step
+NOT_STEPS = {"embed", "forecast", "retries"}  # files of _plan that are no plan of a step
 
 
 def _generations(commits: Sequence[Commit]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from facepipe import __version__
-from pipelines import cli_index, cli_inspect
+from pipelines import cli_index, cli_inspect, cli_plan
 from pipelines.options import (
     DEFAULT_PACK,
     Config,
@@ -262,13 +262,35 @@ def _run(
         retries = request.settings.run.retries
         with open_engine(where.engine, where.workers, retries, where.options or ()) as runner:
             reports, exceeded = runs.run(request, runner, progress)
+            planned = _planned(request, reports, where.workers, progress.say)
             made = after(runner, progress.say) if after is not None else {}
     if json:
-        print_json({"dataset": request.out, "steps": [r.as_json() for r in reports], **made})
+        steps = [r.as_json() for r in reports]
+        print_json({"dataset": request.out, "steps": steps, **planned, **made})
     else:
         typer.echo(_text(request.out, reports, made))
     if exceeded is not None:
         raise exceeded
+
+
+def _planned(
+    request: Request,
+    reports: Sequence[StepReport],
+    workers: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Say how right `facepipe plan` was, where it was asked about this dataset."""
+    if not any(r.shards_run for r in reports):
+        return {}
+    from facepipe.shards import open_dataset
+    from pipelines.plan import compare
+    from pipelines.plan_text import format_comparison
+
+    planned = compare(open_dataset(request.out), reports, workers)
+    if planned is None:
+        return {}
+    say(format_comparison(planned))
+    return {"plan": planned}
 
 
 def _terminate_like_ctrl_c() -> None:
@@ -309,6 +331,7 @@ def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
 
 app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")
 cli_inspect.register(app)
+cli_plan.register(app)
 
 
 def main() -> None:

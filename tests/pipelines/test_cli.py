@@ -26,6 +26,7 @@ def facepipe(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
 
 COMMANDS = [
     (),
+    ("plan",),
     ("curate",),
     ("detect",),
     ("embed",),
@@ -74,6 +75,7 @@ def test_curate_prints_json_and_makes_gallery_and_report(
         "detect",
         "embed",
         "dedup",
+        "by_label",
         "clean",
     ]
     assert (out / "report.html").is_file() and (out / "index" / "CURRENT").is_file()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from facepipe import open_dataset
 from facepipe.packs import find_pack
 from facepipe.shards import Dataset
