@@ -126,10 +126,16 @@ def _gallery_and_report(request: Request, index: bool, report: bool) -> After:
         dataset, made = open_dataset(request.out), {}
         if index:
             from pipelines.index import build_index
+            from pipelines.stage import resources_of
 
             made["index"] = f"{request.out.rstrip('/')}/index"
-            settings = request.settings.index
-            manifest = build_index(dataset, made["index"], settings, runner=runner)
+            manifest = build_index(
+                dataset,
+                made["index"],
+                request.settings.index,
+                runner=runner,
+                resources=resources_of(request.settings, "index"),
+            )
             done = "" if manifest["built"] else "nothing to do, "
             say(f"index: {done}{manifest['totals']['indexed']} faces in {made['index']}")
         if report:
@@ -324,7 +330,8 @@ def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
             parts = ", ".join(f"{n:,} {status}" for status, n in counts[table].items())
             lines.append(f"{table:<10} {parts or 'none'}")
     lines += [f"{name:<10} {path}" for name, path in made.items()]
-    if sum(counts.get("photos", {}).values()) and not counts.get("faces", {"ok": 1}):
+    seen = sum(counts.get("photos", {}).get(status, 0) for status in ("ok", "salvaged"))
+    if seen and not counts.get("faces", {"ok": 1}):
         lines.append("no face in any photo: are --models and detect.threshold right?")
     return "\n".join(lines)
 

@@ -9,7 +9,6 @@ from typing import Any
 from facepipe.commits import Plan
 from facepipe.config import Settings
 from facepipe.errors import QuarantineExceeded, SourceNotFound
-from facepipe.models import require_device
 from facepipe.packs import Pack
 from facepipe.schema import PhotoStatus
 from facepipe.shards import Dataset, new_or_open_dataset, open_dataset
@@ -151,7 +150,6 @@ def _check_models(dataset: Dataset, request: Request, inputs: _Inputs, runner: R
     """Try every model where photos are to be done: hours later is too late to find out."""
     if request.pack is None:
         raise ValueError("detect needs a model pack")
-    require_device(request.settings.models)
     job, plan, tasks = detect_plan(
         dataset, inputs.listing, inputs.retries, request.pack, request.settings
     )
@@ -181,7 +179,6 @@ def _plans(
     if step == members.STEP:
         yield members.members_plan(dataset, inputs.listing, inputs.retries.containers, settings)
     elif step in ("detect", "embed"):
-        require_device(settings.models)
         if request.pack is None:
             raise ValueError(f"{step} needs a model pack")
         if step == "embed":

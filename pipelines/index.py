@@ -25,7 +25,7 @@ from facepipe.shards import Dataset
 from facepipe.store import LOCK, TEMPORARY, Store, locked, open_store
 from pipelines.index_shards import STEP, IndexJob
 from pipelines.progress import Progress
-from pipelines.runners import Runner, ShardTask
+from pipelines.runners import ONE_CORE, Resources, Runner, ShardTask
 from pipelines.search import format_results, search_photos
 
 # The only folders that are ever removed: digests, not someone's own names.
@@ -42,13 +42,14 @@ def build_index(
     include: Include = "kept",
     progress: Progress | None = None,
     runner: Runner | None = None,
+    resources: Resources = ONE_CORE,
 ) -> dict[str, Any]:
     """Put a dataset's faces into the gallery at ``out`` and return its manifest.
 
     The manifest comes with ``version`` and with ``built``: False where the index in force was
     made from the same tables and settings and all its bytes are right; then nothing is
     written. The version before this one is kept, older ones are removed. The work is done by
-    a worker of ``runner``; without one, in this process.
+    a worker of ``runner``, which needs ``resources``; without one, in this process.
 
     Raises DatasetNotFound before the first embed, StoreError where a step has not finished or
     the tables do not belong together, UsageError for ``out`` = the dataset.
@@ -64,7 +65,13 @@ def build_index(
     with locked(store) as held:
         store.sweep()
         rows = sum(f.rows for f in dataset.files("embeddings"))
-        job = IndexJob(dataset=dataset.uri, out=out, settings=settings, include=include)
+        job = IndexJob(
+            dataset=dataset.uri,
+            out=out,
+            settings=settings,
+            include=include,
+            resources=resources,
+        )
         manifest = _build(store, job, plans, inputs, rows, runner)
         version = ids.sha256_hex(manifest.to_json())
         held.check()

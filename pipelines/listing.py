@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ class Listing:
 
     def photos(self) -> dict[str, list[Entry]]:
         """Return the shards of photos that are files of their own."""
-        return {s: e for s, e in self.shards.items() if not e or e[0].kind is None}
+        return {s: e for s, e in self.shards.items() if e and e[0].kind is None}
 
 
 def read_listing(dataset: Dataset) -> Listing:
@@ -66,8 +66,9 @@ def read_listing(dataset: Dataset) -> Listing:
             listing.shards.setdefault(shard, []).append(Entry(**row))
     except (pa.ArrowException, TypeError, KeyError) as error:
         raise CorruptData(
-            f"{dataset.uri}/{_KEY} cannot be read ({error}): restore it from a copy, or start a "
-            "new dataset with another --out"
+            f"{dataset.uri}/{_KEY} cannot be read ({error}): it is damaged, or was made by another "
+            "version of facepipe. Restore it from a copy, or start a new dataset with another "
+            "--out; the tables that are there can still be read"
         ) from error
     return listing
 
@@ -101,7 +102,9 @@ def extend(
     now = {e.uri: e for e in entries}
     shards = {
         shard: [
-            _moved_on(e, now.pop(e.uri, e)) for e in old if e.uri in now or _stays(e, drop_gone)
+            _today(e, now) if e.uri in now else e
+            for e in old
+            if (not _turned(e, now[e.uri]) if e.uri in now else _stays(e, drop_gone))
         ]
         for shard, old in listing.shards.items()
     }
@@ -112,6 +115,7 @@ def extend(
     size = shard_rows(len(loose), shard_photos)
     groups = [loose[start : start + size] for start in range(0, len(loose), size)]
     first = max((int(shard) for shard in shards), default=-1) + 1
+    shards = {shard: entries for shard, entries in shards.items() if entries}
     for number, group in enumerate([*groups, *([e] for e in new if e.kind is not None)], first):
         name = f"{number:06d}"
         shards[name], generation[name] = group, next_generation
@@ -123,22 +127,18 @@ def shard_rows(photos: int, asked: int | None) -> int:
     return asked or min(_MOST, max(_FEWEST, -(-photos // _SHARDS)))
 
 
-def _moved_on(old: Entry, new: Entry) -> Entry:
-    """Return the entry of today; what it is, a photo or a kind of container, stays.
+def _turned(old: Entry, new: Entry) -> bool:
+    """Tell whether a file that was a photo is a container by now, or the reverse.
 
-    A shard is either one container or photos: a file that turns from one into the other
-    keeps its place and is read as what it was.
+    It leaves its shard, which holds either photos or one container, and comes as a new one.
+    One that cannot be read tonight is taken for what it was.
     """
-    if old.kind == new.kind:
-        return new
-    return Entry(
-        uri=new.uri,
-        bytes=new.bytes,
-        version=new.version,
-        source_label=new.source_label,
-        problem=new.problem,
-        kind=old.kind,
-    )
+    return new.problem is None and old.kind != new.kind
+
+
+def _today(old: Entry, now: dict[str, Entry]) -> Entry:
+    """Take an entry's state of today out of those that are left to be placed."""
+    return replace(now.pop(old.uri), kind=old.kind)
 
 
 def _stays(entry: Entry, drop_gone: bool) -> bool:

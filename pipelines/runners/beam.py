@@ -87,8 +87,15 @@ class BeamRunner:
         CHILDREN.release()
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Open and check workers of these jobs on this machine, before a cluster is paid for."""
+        """Open and check workers of these jobs on this machine, before a cluster is paid for.
+
+        Those that need a GPU are left to the cluster where the work goes elsewhere: the machine
+        that submits it may have none.
+        """
+        here = isinstance(_runner("check", _parsed(self._flags))[0], FnApiRunner)
         for job in jobs:
+            if job.resources.num_gpus and not here:
+                continue
             try:
                 with CHILDREN.one() as child:
                     child.submit(check_job, job).result()

@@ -34,5 +34,5 @@ def no_place(
     return (
         f"no worker could be placed for {waited_s:.0f} s: each asks for {wanted or 'nothing'}, "
         f"and the cluster has {listed or 'no node'}. Add a node, end other jobs, or ask for "
-        "less (--set resources.STEP.num_cpus, .num_gpus, .memory_bytes)"
+        "less (--set run.resources.STEP.num_cpus, .num_gpus, .memory_bytes)"
     )

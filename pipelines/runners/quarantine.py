@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from facepipe.commits import Commit
-from facepipe.errors import FacepipeError
 from pipelines.runners import Job, ShardTask, WorkerDied
 from pipelines.runners.process import probe_item, run_task
 
@@ -37,6 +36,15 @@ class Pool(Protocol):
         ...
 
 
+# How often an item has to kill a process that has run nothing else: machines are taken away and
+# memory runs out at any moment, and a photo must not be blamed for that.
+_CONFIRMATIONS = 2
+
+
+class KillsWorker(Exception):
+    """A shard's process died twice, and no single item is to blame: to be tried again later."""
+
+
 # Opens a pool of one new process that has run nothing yet.
 Fresh = Callable[[], AbstractContextManager[Pool]]
 
@@ -44,7 +52,7 @@ Fresh = Callable[[], AbstractContextManager[Pool]]
 def run_alone(job: Job, task: ShardTask, fresh: Fresh) -> Commit:
     """Run a suspect in a process of its own; where that dies too, find what kills it.
 
-    Raises FacepipeError where the shard kills its process and no single item does.
+    Raises KillsWorker where the shard's process died again and no single item did it.
     """
     commit = _alone(job, task, frozenset(), fresh)
     if commit is not None:
@@ -52,7 +60,7 @@ def run_alone(job: Job, task: ShardTask, fresh: Fresh) -> Commit:
     quarantined = frozenset(_poisonous(job, task, fresh))
     commit = _alone(job, task, quarantined, fresh) if quarantined else None
     if commit is None:
-        raise FacepipeError(
+        raise KillsWorker(
             f"shard {task.shard} of {task.step} kills its worker, and no single item of it "
             "does: most likely memory runs out. Use fewer --workers or a smaller "
             "run.shard_photos, then run the same command again"
@@ -77,13 +85,17 @@ def _poisonous(job: Job, task: ShardTask, fresh: Fresh) -> Iterator[int]:
         with fresh() as pool:
             for item in range(start, task.items):
                 if _dies(pool, job, task, item):
-                    with fresh() as another:
-                        if _dies(another, job, task, item):
-                            yield item
+                    if all(_dies_alone(job, task, item, fresh) for _ in range(_CONFIRMATIONS)):
+                        yield item
                     start = item + 1
                     break
             else:
                 return
+
+
+def _dies_alone(job: Job, task: ShardTask, item: int, fresh: Fresh) -> bool:
+    with fresh() as pool:
+        return _dies(pool, job, task, item)
 
 
 def _dies(pool: Pool, job: Job, task: ShardTask, item: int) -> bool:

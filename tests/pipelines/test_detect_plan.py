@@ -86,5 +86,3 @@ def test_with_nothing_failed_there_is_nothing_to_do(tmp_path: Path, made_pack: P
     before = tree(tmp_path / "ds")
     assert all(r.shards_run == 0 for r in retried(tmp_path / "photos", tmp_path / "ds", made_pack))
     assert tree(tmp_path / "ds") == before
-
-

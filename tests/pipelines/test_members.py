@@ -154,9 +154,7 @@ def test_tonights_archive_is_a_new_generation(tmp_path: Path, made_pack: Path) -
     assert counts["0"]["photos"] == {"ok": 6} and counts["1"]["photos"] == {"ok": 1}
 
 
-def test_an_empty_and_a_broken_container_have_one_row_each(
-    tmp_path: Path, made_pack: Path
-) -> None:
+def test_an_empty_and_a_broken_container_have_one_row_each(tmp_path: Path, made_pack: Path) -> None:
     source = tmp_path / "in"
     pictures(source)
     as_zip(source / "empty.zip", {})

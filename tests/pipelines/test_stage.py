@@ -33,8 +33,10 @@ def test_from_a_bucket_to_a_bucket(
     remote, local = open_dataset(out), open_dataset(tmp_path / "ds")
     assert remote.table("faces", COLUMNS).equals(local.table("faces", COLUMNS))
     for table in ("embeddings", "duplicates", "decisions"):
-        assert remote.table(table).drop_columns(_uris(table)).equals(
-            local.table(table).drop_columns(_uris(table))
+        assert (
+            remote.table(table)
+            .drop_columns(_uris(table))
+            .equals(local.table(table).drop_columns(_uris(table)))
         )
     uris = {r["uri"].removeprefix(f"{source}/") for r in remote.table("photos").to_pylist()}
     assert uris == {

@@ -43,6 +43,8 @@ class Worker:
 
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         self._count(task.shard)
+        if "whole" in task.payload:  # too much for a process, though no single item is
+            os._exit(9)
         for i, item in enumerate(task.payload):
             if i not in quarantined:
                 self._touch(item)
@@ -64,6 +66,8 @@ class Worker:
                 signal.alarm(1)
                 signal.pause()
         if item == "once" and self._count("once") == 1:
+            os._exit(9)
+        if item == "twice" and self._count("twice") <= 2:
             os._exit(9)
 
     def _count(self, name: str) -> int:
@@ -114,6 +118,19 @@ class RunnerContract:
     def test_a_worker_that_dies_once_costs_nothing(self, tmp_path: Path) -> None:
         done = self.run_all(Job(str(tmp_path)), *tasks(a=["x"], b=["x", "once"], c=["x"]))
         assert quarantined(done) == {"a": [], "b": [], "c": []}
+
+    def test_a_worker_that_is_taken_away_twice_costs_nothing(self, tmp_path: Path) -> None:
+        done = self.run_all(Job(str(tmp_path)), *tasks(a=["x", "twice"], b=["x"]))
+        assert quarantined(done) == {"a": [], "b": []}
+
+    def test_a_shard_that_no_process_survives_is_named(self, tmp_path: Path) -> None:
+        done: list[str] = []
+        job = Job(str(tmp_path))
+        with pytest.raises(FacepipeError, match=r"big first with .*kills its worker"):
+            with self.runner(2, 1) as runner:
+                todo = tasks(big=["whole"], a=["x"], b=["x"])
+                runner.map(job, todo, lambda t, c: done.append(t.shard))
+        assert sorted(done) == ["a", "b"]
 
     def test_a_passing_error_is_tried_again(self, tmp_path: Path) -> None:
         assert set(self.run_all(Job(str(tmp_path), fail=2), *tasks(a=["x"], weak=["x"]))) == {
