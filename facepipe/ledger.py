@@ -152,11 +152,20 @@ class Ledger:
         for shard, key in plan.shards.items():
             name = record_key(step, shard, key)
             if name in present:
-                found.append(packed.get(shard) or Commit.from_json(self.store.get(name), name))
+                found.append(packed.get(shard) or self._record(name))
         found = [c for c in found if plan.shards.get(c.shard) == c.key]
         if self._seen is not None:
             self._known[step] = found
         return found
+
+    def _record(self, name: str) -> Commit:
+        try:
+            return Commit.from_json(self.store.get(name), name)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.uri}/{name} has just been removed: another run works on {self.uri}, or its "
+                "workers do not see the folder that this command sees"
+            ) from error
 
     def _packed(self, plan: Plan) -> dict[str, Commit]:
         name = packed_key(plan.step)
@@ -169,6 +178,12 @@ class Ledger:
         plan = self.plan(step)
         if plan is not None:
             self.put(packed_key(step), pack_commits(plan.plan_id, self.commits(step)))
+
+    def unpack(self, step: str) -> None:
+        """Remove that file before shards are done again: its copies would be the old records."""
+        if self.has(packed_key(step)):
+            self.delete(packed_key(step))
+        self._known.pop(step, None)
 
     def finished(self, step: str) -> bool:
         """Tell whether every shard of a step's plan is committed."""

@@ -13,6 +13,7 @@ commits all the tables it writes in one record (docs/adr/0004).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +175,7 @@ def new_or_open_dataset(uri: str) -> Dataset:
     """
     if not str(uri).strip():
         raise UsageError("--out is empty: give the folder of the dataset")
-    store = open_store(uri)
+    store = open_store(_absolute(uri))
     if store.local is not None and store.local.exists() and not store.local.is_dir():
         raise UsageError(f"--out {uri} is a file: give the folder of the dataset")
     names = store.names()
@@ -189,12 +190,18 @@ def new_or_open_dataset(uri: str) -> Dataset:
 
 def open_dataset(uri: str | Path) -> Dataset:
     """Open the dataset at a folder or uri. Raises DatasetNotFound where there is none."""
-    store = open_store(uri)
+    store = open_store(_absolute(uri))
     if not _is_dataset(store.names()):
         raise DatasetNotFound(
             f"no dataset in {uri}: make one with facepipe curate PHOTOS --out {uri}"
         )
     return Dataset(store)
+
+
+def _absolute(uri: str | Path) -> str:
+    """Return where a dataset is for workers too, which may have another current folder."""
+    text = str(uri)
+    return text if "://" in text else os.path.abspath(text)  # noqa: PTH100 - links stay
 
 
 def _is_dataset(names: Sequence[str]) -> bool:

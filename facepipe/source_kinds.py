@@ -42,10 +42,18 @@ def with_kinds(entries: Iterable[Entry], root: str, settings: SourceSettings) ->
     given_uris = {root, uri_of(os.path.abspath(root))}  # noqa: PTH100 - as source_folder does
     kept, records = [], set()
     for entry in entries:
-        kind = _kind(entry, given=entry.uri in given_uris, settings=settings)
+        given = entry.uri in given_uris
+        try:
+            kind = _kind(entry, given=given, settings=settings)
+        except OSError as error:
+            kept.append(replace(entry, problem=f"cannot be read: {error.strerror or error}"))
+            continue
         if kind == "rec":
             records.add(entry.uri.removesuffix(".rec"))
-        kept.append(entry if kind is None else replace(entry, kind=kind))
+        if kind is not None:  # the folder in which an archive lies names nobody in it
+            label = None if given else entry.source_label
+            entry = replace(entry, kind=kind, source_label=label)
+        kept.append(entry)
     folders = {posixpath.dirname(stem) for stem in records}
     for entry in kept:
         stem, suffix = posixpath.splitext(entry.uri)
@@ -64,14 +72,11 @@ def _kind(entry: Entry, *, given: bool, settings: SourceSettings) -> str | None:
         return None
     if not (video or name.endswith(_SUFFIXES) or (given and name.endswith(_LISTS))):
         return None
-    try:
-        with open_file(entry.uri) as stream:
-            kind = kind_of(stream.read(HEAD_BYTES), entry.uri, given=given, videos=video)
-            if given and kind == "parquet" and _lists_photos(stream):
-                return LIST
-            return kind
-    except OSError:
-        return None  # its one row will say so
+    with open_file(entry.uri) as stream:
+        kind = kind_of(stream.read(HEAD_BYTES), entry.uri, given=given, videos=video)
+        if given and kind == "parquet" and _lists_photos(stream):
+            return LIST
+        return kind
 
 
 def _lists_photos(stream: BinaryIO) -> bool:

@@ -28,7 +28,9 @@ def list_sources(
         )
         for entry in with_kinds(entries, root, settings):
             before = found.setdefault(entry.uri, entry)
-            if before.source_label != entry.source_label:
+            if before.kind is None and entry.kind is not None:  # given, and below another source
+                found[entry.uri] = entry
+            elif before.source_label != entry.source_label and entry.kind == before.kind:
                 raise UsageError(
                     f"{entry.uri} is in two of the sources, once as {before.source_label!r} and "
                     f"once as {entry.source_label!r}: give sources that do not overlap"

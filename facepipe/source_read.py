@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from facepipe.containers import Container, Member
+from facepipe.errors import UsageError
 from facepipe.source_kinds import LIST, open_container
 from facepipe.source_list import read_listed
 from facepipe.sources import OBJECT_SCHEMES, Entry, SourceSettings, read_bytes
@@ -30,7 +31,10 @@ class PhotoReader:
             return self._opened(entry).read(_member(entry), max_bytes)
         if entry.kind == LIST and not entry.uri.startswith(OBJECT_SCHEMES):
             return read_listed(entry.uri, self._urls, max_bytes)
-        return read_bytes(entry, max_bytes)
+        try:
+            return read_bytes(entry, max_bytes)
+        except UsageError as error:  # a name that no object can have, from a list
+            raise OSError(str(error)) from error
 
     def close(self) -> None:
         """Close the container that is open."""

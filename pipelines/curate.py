@@ -176,8 +176,12 @@ def _plans(
 ) -> Iterator[tuple[Job, Plan, list[ShardTask]]]:
     """Yield the work of a step, part after part: a later part stands on the one before."""
     settings = request.settings
+    listed = {e.uri for e in inputs.found}
     if step == members.STEP:
-        yield members.members_plan(dataset, inputs.listing, inputs.retries.containers, settings)
+        retries = inputs.retries.containers
+        lists = members.members_plan(dataset, inputs.listing, retries, settings)
+        all_there(dataset, lists[2], listed)
+        yield lists
     elif step in ("detect", "embed"):
         if request.pack is None:
             raise ValueError(f"{step} needs a model pack")
@@ -185,7 +189,7 @@ def _plans(
             yield embed.embed_plan(dataset, request.pack, settings)
             return
         planned = detect_plan(dataset, inputs.listing, inputs.retries, request.pack, settings)
-        all_there(dataset, planned[2], {e.uri for e in inputs.found})
+        all_there(dataset, planned[2], listed)
         yield planned
     elif step == "dedup":
         yield dedup.dedup_plan(dataset, settings)
@@ -197,6 +201,7 @@ def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _I
     """Store what a step's later readers need to know, before its first shard."""
     if plan.step in (members.STEP, detect.STEP):
         write_listing(dataset, inputs.listing)
+    if plan.step == detect.STEP:
         save_retries(dataset, inputs.retries)
     if plan.step.startswith("embed-"):
         dataset.set_current_model(plan.basis["model_id"])

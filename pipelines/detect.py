@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ class Photos:
     members: ShardFile | None = None  # the table that lists the container's photos
     rows: range = range(0)  # of that table
     generation: int = 0
+    tries: int = 0  # how often what failed has been tried again
     again: Again | None = None
 
 
@@ -117,19 +118,16 @@ class DetectWorker:
             if i in quarantined:
                 rows.photos.append(photo_row(entry, None, crashed()))
                 continue
-            with self._limited():
-                self._take(entry, pending, rows, watch)
-        with self._limited():
-            self._finish(pending, rows, watch)
+            self._take(entry, pending, rows, watch)
+        self._finish(pending, rows, watch)
         return self._commit(task, rows, watch)
 
     def probe(self, task: ShardTask, item: int) -> None:
         """Do to one photo all that `run` does, and forget it."""
         pending: list[tuple[Entry, str, Decoded]] = []
         rows, watch = _Rows(), Stopwatch()
-        with self._limited():
-            self._take(self._entries(task.payload)[item], pending, rows, watch)
-            self._finish(pending, rows, watch)
+        self._take(self._entries(task.payload)[item], pending, rows, watch)
+        self._finish(pending, rows, watch)
 
     def _entries(self, photos: Photos) -> list[Entry]:
         """Return the photos of a task, in their order."""
@@ -175,7 +173,9 @@ class DetectWorker:
     def _read(self, entry: Entry, watch: Stopwatch) -> tuple[str | None, Decoded]:
         limit = self.job.decode.max_file_bytes
         try:
-            data = self.reader.read(entry, limit)
+            # A member may lie behind gigabytes that have to be expanded first: no time limit.
+            with self._limited() if entry.member is None else nullcontext():
+                data = self.reader.read(entry, limit)
         except UrlTooLarge as error:
             return None, failed(PhotoStatus.TOO_LARGE, str(error))
         except OSError as error:
@@ -187,7 +187,8 @@ class DetectWorker:
         if len(data) > limit:
             text = f"over decode.max_file_bytes = {limit}"
             return None, failed(PhotoStatus.TOO_LARGE, text)
-        decoded = decode(data, self.job.decode)
+        with self._limited():
+            decoded = decode(data, self.job.decode)
         known = decoded.status is not PhotoStatus.NOT_AN_IMAGE
         photo_id = ids.photo_id(data) if known else None
         watch.lap("decode")
@@ -197,7 +198,8 @@ class DetectWorker:
         self, pending: list[tuple[Entry, str, Decoded]], rows: _Rows, watch: Stopwatch
     ) -> None:
         """Detect on the waiting photos, write their rows, and let their pixels go."""
-        found = self.detector.find([pixels_of(d) for _, _, d in pending])
+        with self._limited():
+            found = self.detector.find([pixels_of(d) for _, _, d in pending])
         watch.lap("detect")
         for (entry, photo_id, decoded), faces in zip(pending, found, strict=True):
             phash = perceptual_hash(pixels_of(decoded))
@@ -229,7 +231,7 @@ class DetectWorker:
             tables=tables,
             counts=counts,
             seconds=watch.rounded(),
-            facts={"generation": task.payload.generation},
+            facts={"generation": task.payload.generation, "tries": task.payload.tries},
         )
 
 

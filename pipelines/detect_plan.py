@@ -13,6 +13,7 @@ from facepipe.errors import CorruptData, ModelMismatch, SourceNotFound
 from facepipe.packs import Pack
 from facepipe.schema import PhotoStatus
 from facepipe.shards import Dataset
+from facepipe.sources import Entry
 from pipelines import members
 from pipelines.detect import STEP, VERSION, Again, DetectJob, Photos
 from pipelines.listing import Listing, is_gone
@@ -56,7 +57,8 @@ def retry_failed(dataset: Dataset, listing: Listing) -> Retries:
     for commit in dataset.commits(STEP):
         names = sorted(_failed_in(dataset, commit), key=lambda n: (n[0] or "", n[1] or ""))
         names = [n for n in names if n[0] not in never]
-        if names:
+        done = commit.facts.get("tries", 0)  # fewer: the last try is still to be done
+        if names and done == len(photos.get(commit.shard, [])):
             photos[commit.shard] = [*photos.get(commit.shard, []), names]
     containers = dict(before.containers)
     for commit in dataset.commits(members.STEP):
@@ -106,8 +108,9 @@ def all_there(dataset: Dataset, tasks: Sequence[ShardTask], listed: set[str]) ->
     """
     gone = [
         entry.uri
-        for task in missing(dataset, STEP, tasks)
-        for entry in (*task.payload.entries, *filter(None, [task.payload.container]))
+        for step in {task.step for task in tasks}
+        for task in missing(dataset, step, tasks)
+        for entry in _to_be_read(task.payload)
         if entry.uri not in listed and entry.problem is None and is_gone(entry)
     ]
     if gone:
@@ -116,6 +119,17 @@ def all_there(dataset: Dataset, tasks: Sequence[ShardTask], listed: set[str]) ->
             "shards have to be done again: bring their source back, or let them leave the "
             "dataset with --set sources.gone=drop"
         )
+
+
+def _to_be_read(photos: Photos | Entry) -> Iterator[Entry]:
+    """Yield the files that a task reads: of one that is tried again, those that failed."""
+    if isinstance(photos, Entry):  # a container that is to be listed
+        yield photos
+        return
+    again = None if photos.again is None else {uri for uri, _ in photos.again.failed}
+    yield from (e for e in photos.entries if again is None or e.uri in again)
+    if photos.container is not None:
+        yield photos.container
 
 
 def _loose_tasks(
@@ -165,6 +179,7 @@ def _task(
             commit = Commit.from_json(dataset.store.get(before), before)
             names = frozenset((str(uri), member) for uri, member in tries[-1])
             photos = replace(photos, again=Again(files=commit.files, failed=names))
+        photos = replace(photos, tries=len(tries))
     return ShardTask(
         step=STEP, shard=shard, key=_key(basis, inputs, tries), items=items, payload=photos
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,8 @@ def evaluate_pairs(dataset: Dataset, pairs_file: str) -> dict[str, Any]:
         raise UsageError(f"--pairs {path} does not exist: give a file in the format of pairs.txt")
     pairs = read_pairs(path)
     vectors = _vectors_by_picture(dataset)
-    photos = {
-        Path(path_of(uri)).stem for uri in dataset.table("photos", ["uri"])["uri"].to_pylist()
-    }
+    listed = dataset.table("photos", ["uri", "member"]).to_pylist()
+    photos = {_name(row["uri"], row["member"]) for row in listed}
     names = [
         (picture_name(*a), picture_name(*b)) for a, b in zip(pairs.left, pairs.right, strict=True)
     ]
@@ -85,26 +84,29 @@ def _vectors_by_picture(dataset: Dataset) -> dict[str, NDArray[np.float32]]:
     """Return file name without suffix -> unit vector of the photo's large, central face."""
     model = dataset.current_model()
     dataset.require_embeddings(model)
-    photos = dataset.table("photos", ["uri", "width_px", "height_px"]).to_pylist()
-    size = {row["uri"]: (row["width_px"], row["height_px"]) for row in photos}
-    faces: dict[str, list[dict[str, Any]]] = {}
-    for row in dataset.table("faces", ["face_id", "uri", "box_xyxy_px"]).to_pylist():
-        faces.setdefault(row["uri"], []).append(row)
-    chosen = {
-        rows[labelled_face(np.array([r["box_xyxy_px"] for r in rows]), *size[uri]) or 0][
-            "face_id"
-        ]: uri
-        for uri, rows in faces.items()
-    }
+    photos = dataset.table("photos", ["uri", "member", "width_px", "height_px"]).to_pylist()
+    size = {(r["uri"], r["member"]): (r["width_px"], r["height_px"]) for r in photos}
+    faces: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+    for row in dataset.table("faces", ["face_id", "uri", "member", "box_xyxy_px"]).to_pylist():
+        faces.setdefault((row["uri"], row["member"]), []).append(row)
+    chosen: dict[str, list[str]] = {}  # the same bytes may be there under several names
+    for place, rows in faces.items():
+        best = labelled_face(np.array([r["box_xyxy_px"] for r in rows]), *size[place]) or 0
+        chosen.setdefault(rows[best]["face_id"], []).append(_name(*place))
     found: dict[str, NDArray[np.float32]] = {}
     for file in dataset.files("embeddings", model):
         table = dataset.read(file, ["face_id", "vector", "status"])
         vectors = vector_matrix(table).astype(np.float32)
         columns = (table[c].to_pylist() for c in ("face_id", "status"))
         for row, (face, status) in enumerate(zip(*columns, strict=True)):
-            if face in chosen and status == EmbeddingStatus.OK:
-                found[Path(path_of(chosen[face])).stem] = vectors[row]
+            if status == EmbeddingStatus.OK:
+                found |= dict.fromkeys(chosen.get(face, ()), vectors[row])
     return found
+
+
+def _name(uri: str, member: str | None) -> str:
+    """Return the file name of a photo without its suffix, also in an archive."""
+    return PurePosixPath(member if member is not None else path_of(uri)).stem
 
 
 def format_evaluation(result: dict[str, Any]) -> str:

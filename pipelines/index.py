@@ -67,7 +67,7 @@ def build_index(
         rows = sum(f.rows for f in dataset.files("embeddings"))
         job = IndexJob(
             dataset=dataset.uri,
-            out=out,
+            out=store.uri if store.local is None else str(store.local.absolute()),
             settings=settings,
             include=include,
             resources=resources,

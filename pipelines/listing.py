@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from facepipe.commits import write_parquet
 from facepipe.errors import CorruptData
 from facepipe.shards import Dataset
+from facepipe.source_kinds import LIST
 from facepipe.sources import OBJECT_SCHEMES, Entry, path_of
 
 _KEY = "_plan/listing.parquet"
@@ -101,11 +102,7 @@ def extend(
     """
     now = {e.uri: e for e in entries}
     shards = {
-        shard: [
-            _today(e, now) if e.uri in now else e
-            for e in old
-            if (not _turned(e, now[e.uri]) if e.uri in now else _stays(e, drop_gone))
-        ]
+        shard: [kept for e in old if (kept := _tonight(e, now, drop_gone)) is not None]
         for shard, old in listing.shards.items()
     }
     new = [now[uri] for uri in sorted(now)]
@@ -127,18 +124,22 @@ def shard_rows(photos: int, asked: int | None) -> int:
     return asked or min(_MOST, max(_FEWEST, -(-photos // _SHARDS)))
 
 
-def _turned(old: Entry, new: Entry) -> bool:
-    """Tell whether a file that was a photo is a container by now, or the reverse.
+def _tonight(old: Entry, now: dict[str, Entry], drop_gone: bool) -> Entry | None:
+    """Return the entry as it is tonight, taken out of ``now``; None where it leaves its shard.
 
-    It leaves its shard, which holds either photos or one container, and comes as a new one.
-    One that cannot be read tonight is taken for what it was.
+    A file that turns from a photo into a container, or back, comes as a new one: a shard
+    holds either photos or one container. A container that cannot be looked into tonight, and
+    a list of which only the folder is listed, stay what they were.
     """
-    return new.problem is None and old.kind != new.kind
-
-
-def _today(old: Entry, now: dict[str, Entry]) -> Entry:
-    """Take an entry's state of today out of those that are left to be placed."""
-    return replace(now.pop(old.uri), kind=old.kind)
+    new = now.get(old.uri)
+    if new is None:
+        return old if _stays(old, drop_gone) else None
+    if old.kind is not None and new.problem is not None:
+        del now[old.uri]
+        return old
+    if old.kind == LIST and new.kind is None:
+        return replace(now.pop(old.uri), kind=LIST)
+    return now.pop(old.uri) if old.kind == new.kind else None
 
 
 def _stays(entry: Entry, drop_gone: bool) -> bool:

@@ -77,6 +77,8 @@ class MembersWorker:
         if not any(b.num_rows for b in batches):
             batches = [_batch([_bad(entry, EMPTY)])]
         table = pa.Table.from_batches(batches, MEMBERS)
+        if self.job.sources.labels == "folder":
+            table = _below_top(entry, table)
         watch.lap("list")
         problems = table.num_rows - table["problem"].null_count
         size = shard_rows(table.num_rows, self.job.shard_photos)
@@ -103,7 +105,7 @@ class MembersWorker:
         try:
             container = open_container(entry, self.job.sources, self.job.urls)
         except OSError as error:
-            yield _batch([_bad(entry, error.strerror or str(error))])
+            yield _batch([_bad(entry, _damage(error))])
             return
         try:
             sequential.append(container.sequential)
@@ -113,7 +115,7 @@ class MembersWorker:
                     yield _batch(rows)
                     rows = []
         except OSError as error:
-            rows.append(_bad(entry, error.strerror or str(error)))
+            rows.append(_bad(entry, _damage(error)))
         finally:
             container.close()
         yield _batch(rows)
@@ -121,7 +123,7 @@ class MembersWorker:
     def _row(self, entry: Entry, member: Member) -> dict[str, Any]:
         label = None
         if self.job.sources.labels == "folder":
-            label = member.label or _folder(entry, member) or entry.source_label
+            label = member.label or _folder(entry, member.name, 0) or entry.source_label
         listed = entry.kind == LIST and member.problem is None
         return {
             "uri": member.name if listed else entry.uri,
@@ -133,12 +135,41 @@ class MembersWorker:
         }
 
 
-def _folder(entry: Entry, member: Member) -> str | None:
-    """Return the first folder of a name in an archive."""
+def _folder(entry: Entry, name: str, depth: int) -> str | None:
+    """Return the first folder of a name in an archive, or one further down."""
     if entry.kind not in ("tar", "zip"):
         return None
-    parts = [p for p in member.name.split("/") if p not in ("", ".", "..")]
-    return parts[0] if len(parts) > 1 else None
+    parts = [p for p in name.split("/") if p not in ("", ".", "..")]
+    return parts[depth] if len(parts) > depth + 1 else None
+
+
+def _below_top(entry: Entry, table: pa.Table) -> pa.Table:
+    """Return the rows with the labels below the one folder that all of an archive lies in.
+
+    lfw/Ann/1.jpg is Ann's, as it would be of the folder lfw that was packed. Where nothing
+    lies deeper, the one folder is the label.
+    """
+    names = table["member"].to_pylist()
+    first = {_folder(entry, n, 0) for n in names if n is not None}
+    if len(first) != 1 or None in first:
+        return table
+    below = [None if n is None else _folder(entry, n, 1) for n in names]
+    stated = table["source_label"].to_pylist()
+    if not any(below) or any(s not in first for s in stated if s is not None):
+        return table
+    column = table.schema.get_field_index("source_label")
+    return table.set_column(column, MEMBERS.field("source_label"), pa.array(below, pa.string()))
+
+
+def _damage(error: OSError) -> str:
+    """Return what is wrong with a container. Raises the error where it is not the container's.
+
+    An error of the system (a file that is gone, a disk that does not answer) must not become
+    the lasting row of an archive: the task fails, and is tried again.
+    """
+    if error.errno is not None:
+        raise error
+    return str(error)
 
 
 def _bad(entry: Entry, problem: str) -> dict[str, Any]:

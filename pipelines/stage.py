@@ -115,6 +115,7 @@ def run_step(
     progress.begin(plan.step, total, total - sum(t.items for t in todo))
     if todo:
         _say_what_changed(dataset, plan, progress)
+        dataset.unpack(plan.step)
     dataset.write_plan(plan)
     if todo:
         _map(dataset, runner, job, plan.step, todo, progress)

@@ -38,6 +38,8 @@ def verify_dataset(dataset: Dataset, *, repair: bool = False) -> dict[str, Any]:
         problems += _counts(dataset)
     if repair and forget:
         with dataset.held():
+            for step in {record.split("/")[1] for record in forget}:
+                dataset.unpack(step)
             for record in forget:
                 dataset.delete(record)
     forgotten = forget if repair else []

@@ -68,6 +68,7 @@ def _matching(dataset: Dataset, table: str, face_id: str, columns: tuple[str, ..
         chosen = pc.starts_with(pc.field("face_id"), face_id)
     else:
         chosen = pc.ends_with(pc.field("uri"), face_id)
+        chosen |= pc.ends_with(pc.field("member"), face_id)
     return dataset.scan(table, partial=True).to_table(columns=list(columns), filter=chosen)
 
 
@@ -91,9 +92,12 @@ def format_faces(faces: list[dict[str, Any]]) -> str:
 
 def _format(face: dict[str, Any]) -> str:
     box = ", ".join(f"{v:.0f}" for v in face["box_xyxy_px"])
+    member = f" : {face['member']}" if face["member"] else ""
     lines = [
         f"face {face['face_id']}",
-        _printable(f"  photo     {face['uri']}"),
+        _printable(
+            f"  photo     {face['uri']}" + (f" : {face['member']}" if face["member"] else "")
+        ),
         _printable(f"  label     {face['source_label'] or '-'}"),
         f"  detect    {face['status']}: score {face['det_score']:.2f}, box ({box}) px, "
         f"eyes {face['eye_distance_px']:.0f} px apart, yaw {face['yaw_deg']:.0f}, "

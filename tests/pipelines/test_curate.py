@@ -306,6 +306,27 @@ def test_damage_is_found_and_only_its_shard_is_redone(
     assert verify_dataset(dataset)["problems"] == []
 
 
+def test_a_redone_shard_counts_even_where_its_bytes_are_others(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    source, out = tmp_path / "photos", tmp_path / "ds"
+    shutil.copytree(photos, source)
+    curated([source], out, made_pack)
+    victim = source / "person-0/shot-2.png"
+    time_ns, size = victim.stat().st_mtime_ns, victim.stat().st_size
+    victim.write_bytes(bytes(size))  # other bytes of the same size and time: nobody can tell
+    os.utime(victim, ns=(time_ns, time_ns))
+    dataset = open_dataset(out)
+    commit = dataset.commits("detect")[0]
+    dataset.store.path(commit.files[0].file).unlink()
+    verify_dataset(dataset, repair=True)
+    curated([source], out, made_pack)
+    assert verify_dataset(open_dataset(out))["problems"] == []
+    again = {p.name: p.stat().st_mtime_ns for p in (out / "photos").iterdir()}
+    assert ran(curated([source], out, made_pack)) == {}
+    assert {p.name: p.stat().st_mtime_ns for p in (out / "photos").iterdir()} == again
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, photos: Path, made_pack: Path) -> None:
     from facepipe.packs import find_pack
 

@@ -59,7 +59,13 @@ def test_a_container_that_becomes_a_file_comes_with_the_photos() -> None:
 
 def test_a_container_that_cannot_be_read_tonight_stays_one() -> None:
     second = extend(FIRST, entries("t.tar", problem="cannot be read"), 2)
-    assert second.containers()["000002"].problem == "cannot be read"
+    assert second.shards == FIRST.shards
+
+
+def test_a_list_of_which_only_the_folder_is_given_stays_one() -> None:
+    first = extend(Listing(), entries("l.csv", kind="list"), 2)
+    second = extend(first, entries("l.csv"), 2)
+    assert second == first
 
 
 def test_a_listing_is_stored_and_read_back(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from facepipe import open_dataset
+from facepipe.errors import SourceNotFound
 from facepipe.record_writer import RecordStreams, write_records
 from facepipe.shards import Dataset
 from pipelines.verify import verify_dataset
+from pipelines.why import explain_face, format_faces
 from tests import made
 from tests.pipelines.conftest import curated, labelled_settings, ran, tree
 
@@ -152,6 +154,63 @@ def test_tonights_archive_is_a_new_generation(tmp_path: Path, made_pack: Path) -
     assert generations == [0, 1]
     counts = dataset.write_manifest()["steps"]["detect"]["generations"]
     assert counts["0"]["photos"] == {"ok": 6} and counts["1"]["photos"] == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "labels"),
+    [("", {"person-0", "person-1"}), ("lfw/", {"person-0", "person-1"}), ("a/b/", {"b"})],
+)
+def test_the_one_folder_that_holds_all_is_nobody(
+    tmp_path: Path, made_pack: Path, prefix: str, labels: set[str]
+) -> None:
+    photos = {prefix + name: data for name, data in pictures(tmp_path / "plain").items()}
+    as_zip(tmp_path / "photos.zip", photos)
+    curated([tmp_path / "photos.zip"], tmp_path / "ds", made_pack, steps=("detect",))
+    found = open_dataset(tmp_path / "ds").table("photos")["source_label"].to_pylist()
+    assert set(found) == labels
+
+
+def test_an_archive_without_folders_has_no_labels(tmp_path: Path, made_pack: Path) -> None:
+    photos = pictures(tmp_path / "plain")
+    as_zip(tmp_path / "photos.zip", {n.replace("/", "-"): d for n, d in photos.items()})
+    curated([tmp_path / "photos.zip"], tmp_path / "ds", made_pack, steps=("detect",))
+    assert set(open_dataset(tmp_path / "ds").table("photos")["source_label"].to_pylist()) == {None}
+
+
+def test_an_archive_that_is_away_is_not_forgotten(tmp_path: Path, made_pack: Path) -> None:
+    photos = pictures(tmp_path / "plain")
+    (tmp_path / "in").mkdir()
+    as_zip(tmp_path / "in/a.zip", photos)
+    curated([tmp_path / "plain", tmp_path / "in"], tmp_path / "ds", made_pack)
+    (tmp_path / "in/a.zip").rename(tmp_path / "away.zip")
+    changed = labelled_settings("sources.label_field=name")
+    with pytest.raises(SourceNotFound, match=r"a\.zip"):
+        curated([tmp_path / "plain"], tmp_path / "ds", made_pack, settings=changed)
+    assert open_dataset(tmp_path / "ds").table("photos").num_rows == 12
+    (tmp_path / "away.zip").rename(tmp_path / "in/a.zip")
+    curated([tmp_path / "plain", tmp_path / "in"], tmp_path / "ds", made_pack, settings=changed)
+    assert open_dataset(tmp_path / "ds").table("photos").num_rows == 12
+
+
+def test_a_list_stays_one_when_only_its_folder_is_given(tmp_path: Path, made_pack: Path) -> None:
+    pictures(tmp_path / "plain")
+    names = sorted(str(p) for p in (tmp_path / "plain").rglob("*.png"))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/some.csv").write_text("\n".join(["path", *names[:3]]) + "\n")
+    made.save(tmp_path / "lists/one.png", made.photo([(3, 0, 80, 80)]))
+    given = [tmp_path / "lists", tmp_path / "lists/some.csv"]
+    for sources in (given, given[::-1], [tmp_path / "lists"]):
+        curated(sources, tmp_path / "ds", made_pack)
+        assert open_dataset(tmp_path / "ds").table("photos").num_rows == 4
+
+
+def test_why_knows_members(tmp_path: Path, made_pack: Path) -> None:
+    photos = pictures(tmp_path / "plain")
+    as_zip(tmp_path / "photos.zip", photos)
+    curated([tmp_path / "photos.zip"], tmp_path / "ds", made_pack)
+    (face,) = explain_face(open_dataset(tmp_path / "ds"), "person-1/shot-2.png")
+    assert face["member"] == "person-1/shot-2.png" and len(face["chain"]) == 2
+    assert "photos.zip : person-1/shot-2.png" in format_faces([face])
 
 
 def test_an_empty_and_a_broken_container_have_one_row_each(tmp_path: Path, made_pack: Path) -> None:
