@@ -95,9 +95,7 @@ def _format(face: dict[str, Any]) -> str:
     member = f" : {face['member']}" if face["member"] else ""
     lines = [
         f"face {face['face_id']}",
-        _printable(
-            f"  photo     {face['uri']}" + (f" : {face['member']}" if face["member"] else "")
-        ),
+        _printable(f"  photo     {face['uri']}{member}"),
         _printable(f"  label     {face['source_label'] or '-'}"),
         f"  detect    {face['status']}: score {face['det_score']:.2f}, box ({box}) px, "
         f"eyes {face['eye_distance_px']:.0f} px apart, yaw {face['yaw_deg']:.0f}, "
