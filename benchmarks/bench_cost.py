@@ -4,7 +4,8 @@
 
 Each engine runs detect and embed with one worker on few and on many photos, interleaved:
 the slope is the cost of a photo once started, the rest is start-up. Then two workers of each
-engine beside two independent raw loops (raw_loop.py) on the same photos. Medians.
+engine, again by the difference of many and few, beside two independent raw loops (raw_loop.py)
+on the same photos, their models opened before. Medians.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ def main() -> None:
                 for count in (args.few, args.many):
                     cost = curate(root, f"{engine}-{count}-{turn}", count, engine, 1, args.pack)
                     cpu.setdefault((engine, count), []).append(cost[0])
-                wall = curate(root, f"two-{engine}-{turn}", args.many, engine, 2, args.pack)[1]
-                rates.setdefault(engine, []).append(args.many / wall)
+                few, many = (
+                    curate(root, f"two-{engine}-{count}-{turn}", count, engine, 2, args.pack)[1]
+                    for count in (args.few, args.many)
+                )
+                rates.setdefault(engine, []).append((args.many - args.few) / (many - few))
             raw = raw_loops(root / f"in{args.many}", args.pack)
             rates.setdefault("two raw loops", []).append(raw)
     report(cpu, rates, args)

@@ -1,14 +1,14 @@
 """What a command and all it starts cost: CPU seconds, and the peak of their memory.
 
-Linux only. Orphans (Ray's daemons) come to this process, which is made their reaper, so that
-their time is counted too. Memory is the sum of proportional set sizes, sampled.
+Linux only. Orphans (Ray's daemons) come to this process, which is made their reaper. CPU time is
+what each process was last seen to have used: Ray reaps its own children, whose time nobody else
+is told. Memory is the sum of proportional set sizes. Both are sampled.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import subprocess
 import threading
 import time
@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-_SAMPLE_S = 0.1
+_SAMPLE_S = 0.1  # of memory
+_CPU_SAMPLE_S = 0.25
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +38,22 @@ def run(
 ) -> Cost:
     """Run a command to the end of everything it has started, and return what it cost."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    before, started = _children_cpu_s(), time.perf_counter()
+    started, own = time.perf_counter(), os.getpid()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
     )
-    peak = _Peak(os.getpid()) if memory else None
+    watch = _Watch(own, memory)
     stdout, _ = process.communicate()
     wall_s = time.perf_counter() - started
     _reap()
+    watch.stop()
     return Cost(
         returncode=process.returncode,
         wall_s=wall_s,
-        cpu_s=_children_cpu_s() - before,
-        peak_bytes=peak.stop() if peak else 0,
+        cpu_s=watch.cpu_s(),
+        peak_bytes=watch.peak_bytes,
         stdout=stdout,
     )
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _reap() -> None:
@@ -67,20 +65,36 @@ def _reap() -> None:
             return
 
 
-class _Peak:
-    def __init__(self, root: int) -> None:
-        self._root, self._peak, self._over = root, 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+class _Watch:
+    def __init__(self, root: int, memory: bool) -> None:
+        self._root, self._memory, self._over = root, memory, threading.Event()
+        self._ticks: dict[tuple[int, int], int] = {}  # by process id and start
+        self.peak_bytes = 0
+        self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
-    def stop(self) -> int:
+    def stop(self) -> None:
         self._over.set()
         self._thread.join()
-        return self._peak
 
-    def _watch(self) -> None:
-        while not self._over.wait(_SAMPLE_S):
-            self._peak = max(self._peak, sum(_pss(pid) for pid in descendants(self._root)))
+    def cpu_s(self) -> float:
+        return sum(self._ticks.values()) / _TICKS_PER_S
+
+    def _work(self) -> None:
+        while not self._over.wait(_SAMPLE_S if self._memory else _CPU_SAMPLE_S):
+            pids = descendants(self._root)
+            if self._memory:
+                self.peak_bytes = max(self.peak_bytes, sum(map(_pss, pids)))
+                continue
+            for pid in pids:
+                self._look(pid)
+
+    def _look(self, pid: int) -> None:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            return
+        self._ticks[pid, int(fields[19])] = int(fields[11]) + int(fields[12])
 
 
 def descendants(root: int) -> list[int]:
