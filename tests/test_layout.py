@@ -198,7 +198,7 @@ import sys
 from pipelines import cli
 sys.argv = ["facepipe", "--help"]
 try:
-    cli.main()
+    cli.app()
 except SystemExit:
     pass
 print("MODULES", *{name.split(".")[0] for name in sys.modules})
