@@ -36,6 +36,7 @@ print(Path(spec.origin).parent / "data" / "images")')"
         say "infra/curate.sh PHOTOS --out DATASET --models FOLDER"
     fi
 fi
-dataset="${XDG_CACHE_HOME:-$HOME/.cache}/facepipe/first-look-$(basename "$pack")"
+# 2: datasets of earlier versions, whose list of inputs was another, are not read on.
+dataset="${XDG_CACHE_HOME:-$HOME/.cache}/facepipe/first-look-2-$(basename "$pack")"
 say "photos $photos, models $pack, dataset $dataset"
 exec "$venv/bin/facepipe" curate "$photos" --out "$dataset" --models "$pack"
