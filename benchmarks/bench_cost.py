@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from mixed_sources import link_photos
 from process_tree import run
 
 ENGINES = ("local", "ray", "beam")
@@ -41,10 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for count in (args.few, args.many):
-            for photo in photos[:count]:
-                place = root / f"in{count}" / photo.relative_to(args.photos.resolve())
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(photo)
+            link_photos(photos[:count], args.photos.resolve(), root / f"in{count}")
         for turn in range(args.rounds):
             for engine in args.engines:
                 for count in (args.few, args.many):

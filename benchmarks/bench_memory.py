@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from mixed_sources import link_photos
 from process_tree import run
 
 
@@ -31,10 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for times in (1, 4, 16):
             folder = Path(temporary) / str(times)
-            for photo in photos[: times * args.photos]:
-                place = folder / "in" / photo.relative_to(args.photos_folder.resolve())
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(photo)
+            some = photos[: times * args.photos]
+            link_photos(some, args.photos_folder.resolve(), folder / "in")
             cost = run(
                 [
                     sys.executable,

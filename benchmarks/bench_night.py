@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from mixed_sources import link_photos
 from process_tree import Cost, run
 
 
@@ -33,10 +34,7 @@ def main() -> None:
         late = photos[step // 2 :: step]
 
         def link(some: list[Path]) -> None:
-            for photo in some:
-                place = folder / "in" / photo.relative_to(args.photos.resolve())
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(photo)
+            link_photos(some, args.photos.resolve(), folder / "in")
 
         def curate(name: str, *options: str) -> Cost:
             cost = run(

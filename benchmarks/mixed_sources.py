@@ -13,7 +13,7 @@ import base64
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -41,6 +41,14 @@ def make_sources(assets: Path, out: Path, photos: int = 500) -> Path:
     for write in (_rec, _tar, _tar_gz, _zip, _tsv):
         write(out, list(islice(further, IN_CONTAINER)))
     return out
+
+
+def link_photos(photos: Iterable[Path], root: Path, folder: Path) -> None:
+    """Link photos of a folder into another, at the same places below it."""
+    for photo in photos:
+        place = folder / photo.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(photo)
 
 
 def _named(photos: Sequence[Path]) -> Iterator[tuple[str, bytes]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Scheme = Literal["s3", "gs", "az"]
 SCHEMES = ("s3", "gs", "az")
+OBJECT_SCHEMES = tuple(f"{scheme}://" for scheme in SCHEMES)
 MAX_REASON_CHARS = 300
 
 _FAMILIES = ("AWS_", "GOOGLE_", "AZURE_", "AZURITE_")
@@ -75,7 +76,7 @@ class Location:
 
 def is_object_uri(uri: str) -> bool:
     """Tell whether a uri is of an object store."""
-    return uri.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+    return uri.startswith(OBJECT_SCHEMES)
 
 
 def parse_uri(uri: str) -> Location:

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from facepipe.containers import Member
+from facepipe.errors import UsageError
 from facepipe.list_rows import Row, decoded, find_columns, parquet_rows, text_rows
+from facepipe.object_client import OBJECT_SCHEMES
 from facepipe.source_url import fetch
-from facepipe.sources import OBJECT_SCHEMES, Entry, path_of, read_bytes, uri_of
+from facepipe.sources import Entry, path_of, read_bytes, uri_of
 from facepipe.url_guard import UrlRefused, UrlSettings, check_url
 
 MAX_LINE_BYTES = 1 << 20
@@ -63,7 +65,10 @@ def read_listed(name: str, urls: UrlSettings, max_bytes: int) -> bytes:
     if _URL.match(name):
         return fetch(name, urls, max_bytes)
     if name.startswith(OBJECT_SCHEMES):
-        return read_bytes(Entry(uri=name), max_bytes)
+        try:
+            return read_bytes(Entry(uri=name), max_bytes)
+        except UsageError as error:  # a name that no object can have
+            raise OSError(str(error)) from error
     try:
         return _read_file(path_of(name), max_bytes)
     except OSError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from facepipe.errors import SourceNotFound, UsageError
+from facepipe.object_client import OBJECT_SCHEMES
 from facepipe.source_folder import list_folder
 from facepipe.source_kinds import with_kinds
-from facepipe.sources import OBJECT_SCHEMES, Entry, SourceSettings
+from facepipe.sources import Entry, SourceSettings
 
 
 def list_sources(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from facepipe.containers import Container, Member
-from facepipe.errors import UsageError
 from facepipe.source_kinds import LIST, open_container
 from facepipe.source_list import read_listed
-from facepipe.sources import OBJECT_SCHEMES, Entry, SourceSettings, read_bytes
+from facepipe.sources import Entry, SourceSettings, read_bytes
 from facepipe.url_guard import UrlSettings
 
 
@@ -29,12 +28,9 @@ class PhotoReader:
             raise OSError(entry.problem)
         if entry.member is not None:
             return self._opened(entry).read(_member(entry), max_bytes)
-        if entry.kind == LIST and not entry.uri.startswith(OBJECT_SCHEMES):
+        if entry.kind == LIST:
             return read_listed(entry.uri, self._urls, max_bytes)
-        try:
-            return read_bytes(entry, max_bytes)
-        except UsageError as error:  # a name that no object can have, from a list
-            raise OSError(str(error)) from error
+        return read_bytes(entry, max_bytes)
 
     def close(self) -> None:
         """Close the container that is open."""

@@ -16,7 +16,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field
 
-OBJECT_SCHEMES = ("s3://", "gs://", "az://")
+from facepipe.object_client import OBJECT_SCHEMES
 
 
 class SourceSettings(BaseModel):

@@ -123,12 +123,7 @@ def _steps(request: Request, inputs: _Inputs) -> list[str]:
 def _found(dataset: Dataset, request: Request) -> list[Entry]:
     if "detect" not in request.steps:
         return []
-    found = list_sources(request.sources, request.settings.sources, leave_out=dataset.uri)
-    if not found and not read_listing(dataset).shards:
-        raise SourceNotFound(
-            f"no file below {', '.join(request.sources)}: give a folder with photos"
-        )
-    return found
+    return list_sources(request.sources, request.settings.sources, leave_out=dataset.uri)
 
 
 def _inputs(dataset: Dataset, request: Request, found: Sequence[Entry]) -> _Inputs:

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from facepipe.commits import write_parquet
 from facepipe.errors import CorruptData
+from facepipe.object_client import OBJECT_SCHEMES
 from facepipe.shards import Dataset
 from facepipe.source_kinds import LIST
-from facepipe.sources import OBJECT_SCHEMES, Entry, path_of
+from facepipe.sources import Entry, open_file, path_of
 
 _KEY = "_plan/listing.parquet"
 _SCHEMA = pa.schema(
@@ -153,23 +154,12 @@ def _stays(entry: Entry, drop_gone: bool) -> bool:
 
 def is_gone(entry: Entry) -> bool:
     """Tell whether an entry's file is no longer there; one that may not be looked at is."""
-    if entry.uri.startswith(OBJECT_SCHEMES):
-        return _object_is_gone(entry.uri)
     try:
-        os.stat(path_of(entry.uri))  # noqa: PTH116
+        if entry.uri.startswith(OBJECT_SCHEMES):
+            open_file(entry.uri).close()
+        else:
+            os.stat(path_of(entry.uri))  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _object_is_gone(uri: str) -> bool:
-    from facepipe.sources import open_file
-
-    try:
-        open_file(uri).close()
-    except FileNotFoundError:
         return True
     except OSError:
         return False

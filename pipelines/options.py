@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from facepipe.errors import FacepipeError
+from pipelines.progress import printable
 
 if TYPE_CHECKING:
     from facepipe.config import Settings
@@ -137,7 +138,7 @@ def explained(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except FacepipeError as error:
-            typer.echo(f"facepipe: {_printable(str(error))}", err=True)
+            typer.echo("facepipe: " + printable(str(error), keep="\n"), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo(
@@ -148,11 +149,6 @@ def explained(command: Command) -> Command:
             raise typer.Exit(INTERRUPTED) from None
 
     return run  # type: ignore[return-value]
-
-
-def _printable(text: str) -> str:
-    """Return a message without what could steer a terminal: names of files come into it."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def settings_of(

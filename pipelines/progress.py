@@ -10,6 +10,11 @@ from typing import Any
 UNITS = {"members": "files", "detect": "photos"}  # of the others: faces
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return text without what a terminal would obey, but for ``keep``: names may hold anything."""
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class Progress:
     """Shows the steps of a run; use it as a context manager."""
 

@@ -20,6 +20,7 @@ from facepipe.quality import labelled_face, mark, measure
 from facepipe.schema import FaceStatus, PhotoStatus
 from facepipe.source_listing import list_sources
 from facepipe.sources import Entry, SourceSettings, read_bytes
+from pipelines.progress import printable
 
 Pixels = NDArray[np.uint8]
 
@@ -189,18 +190,18 @@ def _block(result: dict[str, Any]) -> str:
     count = {0: "no face", 1: "1 face"}.get(len(faces), f"{len(faces)} faces")
     if result["status"] not in {str(PhotoStatus.OK), str(PhotoStatus.SALVAGED)}:
         count = f"{result['status']}: {result['error']}"
-    lines = [f"{_shown(result['photo'])}: {count}"]
+    lines = [f"{printable(result['photo'])}: {count}"]
     for number, face in enumerate(faces, start=1):
         marked = "" if face["status"] == str(FaceStatus.OK) else f" [{face['status']}]"
-        lines.append(f"  face {number} at {_box(face)} px{marked}: {_shown(face['verdict'])}")
+        lines.append(f"  face {number} at {_box(face)} px{marked}: {printable(face['verdict'])}")
         rows = [("", "rank", "score", "who", "photo", "box, px")] if face["hits"] else []
         rows += [
             (
                 "*" if hit["above_threshold"] else "",
                 str(hit["rank"]),
                 f"{hit['score']:.3f}",
-                _shown(hit["identity_id"] or "-"),
-                _shown(hit["uri"] + (f" :: {hit['member']}" if hit["member"] else "")),
+                printable(hit["identity_id"] or "-"),
+                printable(hit["uri"] + (f" :: {hit['member']}" if hit["member"] else "")),
                 _box(hit),
             )
             for hit in face["hits"]
@@ -219,8 +220,3 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _box(item: dict[str, Any]) -> str:
     return ",".join(f"{v:.0f}" for v in item["box_xyxy_px"])
-
-
-def _shown(text: str) -> str:
-    """Return a name without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

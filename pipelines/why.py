@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from facepipe.errors import DatasetNotFound, UsageError
 from facepipe.shards import Dataset
+from pipelines.progress import printable
 
 _FACE = (
     "face_id",
@@ -95,8 +96,8 @@ def _format(face: dict[str, Any]) -> str:
     member = f" : {face['member']}" if face["member"] else ""
     lines = [
         f"face {face['face_id']}",
-        _printable(f"  photo     {face['uri']}{member}"),
-        _printable(f"  label     {face['source_label'] or '-'}"),
+        printable(f"  photo     {face['uri']}{member}"),
+        printable(f"  label     {face['source_label'] or '-'}"),
         f"  detect    {face['status']}: score {face['det_score']:.2f}, box ({box}) px, "
         f"eyes {face['eye_distance_px']:.0f} px apart, yaw {face['yaw_deg']:.0f}, "
         f"pitch {face['pitch_deg']:.0f}, roll {face['roll_deg']:.0f} deg, "
@@ -118,9 +119,4 @@ def _format_step(step: dict[str, Any]) -> str:
         f"confidence {step['confidence']:.3f}",
         f"weight {step['weight']:.3f}",
     ]
-    return _printable(", ".join(p for p in parts if p))
-
-
-def _printable(text: str) -> str:
-    """Return text without control characters: a file's name may hold any."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return printable(", ".join(p for p in parts if p))

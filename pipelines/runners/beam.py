@@ -26,6 +26,7 @@ from facepipe.errors import FacepipeError, UsageError
 from pipelines.runners import Job, RecordedJob, ShardTask, WorkerDied
 from pipelines.runners.bundle import CHILDREN, Outcome, Window
 from pipelines.runners.process import check_job
+from pipelines.runners.quarantine import cannot_open
 from pipelines.runners.remote import Process, ProcessLost, Run, begin, driven, is_stopped, tell
 from pipelines.runners.reports import OnDone, Round, report_of, sealed, unsealed
 
@@ -100,10 +101,7 @@ class BeamRunner:
                 with CHILDREN.one() as child:
                     child.submit(check_job, job).result()
             except WorkerDied as error:
-                raise FacepipeError(
-                    "opening the models kills the process: is there memory enough for "
-                    f"{self.workers} workers, and does onnxruntime run on this machine?"
-                ) from error
+                raise cannot_open(self.workers) from error
 
     def map(self, job: Job, tasks: Sequence[ShardTask], on_done: OnDone) -> None:
         """Run every task to its commit. See `pipelines.runners.Runner.map`.

@@ -19,7 +19,7 @@ from facepipe.commits import Commit
 from facepipe.errors import FacepipeError
 from pipelines.runners import Job, Resources, ShardTask, WorkerDied
 from pipelines.runners.process import check_job, run_task
-from pipelines.runners.quarantine import Pool, run_alone
+from pipelines.runners.quarantine import Pool, cannot_open, given_up, run_alone
 
 _IN_FLIGHT = 2  # tasks per worker: one running, one waiting, so that no worker is idle
 
@@ -69,10 +69,7 @@ class PoolRunner(ABC):
                     future.result()
                 except WorkerDied as error:
                     self._close(kill=True)
-                    raise FacepipeError(
-                        "opening the models kills the process: is there memory enough for "
-                        f"{self.workers} workers, and does onnxruntime run on this machine?"
-                    ) from error
+                    raise cannot_open(self.workers) from error
 
     def map(self, job: Job, tasks: Sequence[ShardTask], on_done: OnDone) -> None:
         """Run every task to its commit. See `pipelines.runners.Runner.map`."""
@@ -91,12 +88,8 @@ class PoolRunner(ABC):
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
         if now.causes:
-            name, cause = min(now.causes.items())
-            raise FacepipeError(
-                f"{len(now.causes)} shards failed {self.retries + 1} times, {name} first with "
-                f"{type(cause).__name__}: {cause}; the others are kept: run the same command "
-                "again once the cause is mended"
-            ) from cause
+            texts = {s: f"{type(cause).__name__}: {cause}" for s, cause in now.causes.items()}
+            raise given_up(texts, self.retries) from now.causes[min(now.causes)]
 
     def _fill(self, now: _Round) -> None:
         """Give the pool as many tasks as it may have; a suspect takes a worker's place."""

@@ -5,14 +5,32 @@ The same on every engine, since all it needs is processes of its own to lose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from facepipe.commits import Commit
+from facepipe.errors import FacepipeError
 from pipelines.runners import Job, ShardTask, WorkerDied
 from pipelines.runners.process import probe_item, run_task
+
+
+def cannot_open(workers: int) -> FacepipeError:
+    """Return the error of a job whose opening kills its process."""
+    return FacepipeError(
+        "opening the models kills the process: is there memory enough for "
+        f"{workers} workers, and does onnxruntime run on this machine?"
+    )
+
+
+def given_up(causes: Mapping[str, str], retries: int) -> FacepipeError:
+    """Return the error of a run some of whose shards failed to the last; causes are by shard."""
+    shard, cause = min(causes.items())
+    return FacepipeError(
+        f"{len(causes)} shards failed {retries + 1} times, {shard} first with {cause}; the others "
+        "are kept: run the same command again once the cause is mended"
+    )
 
 
 class Pool(Protocol):

@@ -14,6 +14,7 @@ from facepipe import errors
 from facepipe.commits import Commit
 from facepipe.errors import FacepipeError
 from pipelines.runners import Job, RecordedJob, ShardTask
+from pipelines.runners.quarantine import given_up
 
 OnDone = Callable[[ShardTask, Commit], None]
 # In base64: an engine may quote the text of an error, or break its lines.
@@ -93,11 +94,7 @@ class Round:
         """Raise FacepipeError where a shard is not committed."""
         causes = {shard: cause for shard, cause in self.causes.items() if shard in self.left}
         if causes:
-            shard, cause = min(causes.items())
-            raise FacepipeError(
-                f"{len(causes)} shards failed {retries + 1} times, {shard} first with {cause}; "
-                "the others are kept: run the same command again once the cause is mended"
-            )
+            raise given_up(causes, retries)
         if self.left:
             raise FacepipeError(
                 f"every shard was run, but {len(self.left)} are not committed, {min(self.left)} "
