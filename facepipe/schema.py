@@ -71,10 +71,22 @@ class Reason(StrEnum):
     NO_DOMINANT = "no_dominant"  # its label has no dominant identity
     OUTLIER = "outlier"  # does not agree with its label's dominant identity
     OTHER_IDENTITY = "other_identity"  # agrees with another label, by a clear margin
+    MERGED = "merged"  # right for its label, and that is the person of another label too
+    CLUSTERED = "clustered"  # unlabelled, and found together with other faces of its person
+    SAID = "said"  # a person said so: see facepipe.constraints
     SAME_BYTES = "same_bytes"
     SAME_PICTURE = "same_picture"
+    SAME_CROP = "same_crop"  # the same picture of the face, in photos that differ around it
     NO_VECTOR = "no_vector"
     QUALITY = "quality"  # status of the face is not ok; evidence names the status
+
+
+class PairVerdict(StrEnum):
+    """What became of two labels that look like one person."""
+
+    MERGED = "merged"
+    AMBIGUOUS = "ambiguous"  # left apart, for a person to look at
+    REFUSED = "refused"  # alike, but a person or a photo with both says that they are two
 
 
 def _table(name: str, fields: list[pa.Field]) -> pa.Schema:
@@ -158,6 +170,20 @@ DECISIONS = _table(
 )
 
 DUPLICATES = _table("duplicates", list(DECISIONS))
+
+# Pairs of labels that were looked at as one person, clear or not; see facepipe.merges.
+LABEL_PAIRS = _table(
+    "label_pairs",
+    [
+        pa.field("label_a", _TEXT, nullable=False),
+        pa.field("label_b", _TEXT, nullable=False),
+        pa.field("verdict", _TEXT, nullable=False),  # schema.PairVerdict
+        pa.field("confidence", _FLOAT, nullable=False),  # probability that they are one person
+        pa.field("similarity", _FLOAT, nullable=False),  # cosine of the two centres
+        pa.field("support", _FLOAT, nullable=False),  # share of face pairs that match by themselves
+        pa.field("rank", pa.int32(), nullable=False),  # the worse of the two mutual ranks, from 1
+    ],
+)
 
 
 def embeddings(dim: int, model_id: str) -> pa.Schema:

@@ -18,7 +18,7 @@ import numpy as np
 
 from facepipe.shard_queue import makespan, shard_costs
 
-SHARD_PHOTOS = 256  # pipelines.listing: the most of a shard
+SHARD_PHOTOS = 256  # pipelines.listing: the most of a shard, in jobs of millions
 QUEUE_SHARDS = 4096  # simulated one by one, and at least QUEUE_ROUNDS for each worker
 QUEUE_ROUNDS = 4
 RUN_SHARDS, RUN_FACES = 64, 32768  # facepipe.partition: the most of a run by label

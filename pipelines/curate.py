@@ -153,9 +153,9 @@ def _check_models(dataset: Dataset, request: Request, inputs: _Inputs, runner: R
     )
     if not missing(dataset, plan.step, tasks) and not missing(dataset, members.STEP, lists):
         return
-    jobs: list[Job] = [job]
+    jobs: list[Job] = [job]  # the last: a worker keeps one job open, and detect comes next
     if "embed" in request.steps:
-        jobs.append(embed.embed_job(dataset, request.pack, request.settings))
+        jobs.insert(0, embed.embed_job(dataset, request.pack, request.settings))
     runner.check(jobs)
 
 

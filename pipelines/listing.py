@@ -36,7 +36,11 @@ _SCHEMA = pa.schema(
         pa.field("generation", pa.int32(), nullable=False),  # the run that brought the shard
     ]
 )
-_FEWEST, _MOST, _SHARDS = 4, 256, 24  # photos a shard, and shards aimed at for few photos
+# Photos a shard, and how many shards are aimed at: few photos are shared out among all workers;
+# many make shards of about five seconds, which is what a death costs and what a worker holds;
+# from a million photos on shards grow instead, for files that a table's readers can still list.
+_FEWEST, _MOST, _SHARDS = 4, 64, 24
+_MOST_EVER, _MANY_SHARDS = 256, 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,21 +81,22 @@ def read_listing(dataset: Dataset) -> Listing:
 
 def write_listing(dataset: Dataset, listing: Listing) -> None:
     """Store the inputs, unless they are stored already."""
-    rows = [
-        {
-            "uri": e.uri,
-            "bytes": e.bytes,
-            "version": e.version,
-            "source_label": e.source_label,
-            "problem": e.problem,
-            "kind": e.kind,
-            "shard": shard,
-            "generation": listing.generation[shard],
-        }
-        for shard, entries in listing.shards.items()
-        for e in entries
+    named = [(e, shard) for shard, entries in listing.shards.items() for e in entries]
+    # Column by column: rows as dictionaries would be the most that the driver ever holds.
+    columns = [
+        pa.array([_value(e, shard, listing, column.name) for e, shard in named], column.type)
+        for column in _SCHEMA
     ]
-    dataset.put(_KEY, write_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA), _SCHEMA))
+    dataset.put(_KEY, write_parquet(pa.Table.from_arrays(columns, schema=_SCHEMA), _SCHEMA))
+
+
+def _value(entry: Entry, shard: str, listing: Listing, column: str) -> str | int | None:
+    if column == "shard":
+        return shard
+    if column == "generation":
+        return listing.generation[shard]
+    value: str | int | None = getattr(entry, column)
+    return value
 
 
 def extend(
@@ -121,8 +126,9 @@ def extend(
 
 
 def shard_rows(photos: int, asked: int | None) -> int:
-    """Return how many photos a shard has: few where there are few, so that all workers work."""
-    return asked or min(_MOST, max(_FEWEST, -(-photos // _SHARDS)))
+    """Return how many photos a shard has."""
+    few = min(_MOST, max(_FEWEST, -(-photos // _SHARDS)))
+    return asked or max(few, min(_MOST_EVER, -(-photos // _MANY_SHARDS)))
 
 
 def _tonight(old: Entry, now: dict[str, Entry], drop_gone: bool) -> Entry | None:

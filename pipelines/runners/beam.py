@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -93,15 +94,18 @@ class BeamRunner:
         Those that need a GPU are left to the cluster where the work goes elsewhere: the machine
         that submits it may have none.
         """
-        here = isinstance(_runner("check", _parsed(self._flags))[0], FnApiRunner)
-        for job in jobs:
-            if job.resources.num_gpus and not here:
-                continue
-            try:
-                with CHILDREN.one() as child:
-                    child.submit(check_job, job).result()
-            except WorkerDied as error:
-                raise cannot_open(self.workers) from error
+        runner, in_flight = _runner("check", _parsed(self._flags))
+        if not isinstance(runner, FnApiRunner):
+            jobs = [job for job in jobs if not job.resources.num_gpus]
+        with contextlib.ExitStack() as lent:
+            # As many as will work: one that starts later would be behind to the end of a step.
+            children = [lent.enter_context(CHILDREN.one()) for _ in range(in_flight)]
+            turns = zip(itertools.cycle(children), jobs, strict=False)
+            for checked in [child.submit(check_job, job) for child, job in turns]:
+                try:
+                    checked.result()
+                except WorkerDied as error:
+                    raise cannot_open(self.workers) from error
 
     def map(self, job: Job, tasks: Sequence[ShardTask], on_done: OnDone) -> None:
         """Run every task to its commit. See `pipelines.runners.Runner.map`.

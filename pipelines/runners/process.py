@@ -19,9 +19,7 @@ ONE_THREAD = {
     "ORT_DISABLE_TELEMETRY": "1",
     "OPENCV_LOG_LEVEL": "ERROR",
 }
-_OPEN_WORKERS = 2  # opened jobs a process keeps: detect's models are let go after embed starts
-
-_WORKERS: dict[Any, Worker] = {}
+_OPENED: dict[Any, Worker] = {}  # one: a step's models are let go before the next step's open
 
 
 def prepare_process() -> None:
@@ -57,11 +55,10 @@ def mute_native_libraries() -> None:
 
 def worker_of(job: Job) -> Worker:
     """Return this process's worker of a job, opened once."""
-    if job not in _WORKERS:
-        while len(_WORKERS) >= _OPEN_WORKERS:
-            del _WORKERS[next(iter(_WORKERS))]
-        _WORKERS[job] = job.open()
-    return _WORKERS[job]
+    if job not in _OPENED:
+        _OPENED.clear()
+        _OPENED[job] = job.open()
+    return _OPENED[job]
 
 
 def check_job(job: Job) -> None:
