@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ ONE_THREAD = {
     "ORT_DISABLE_TELEMETRY": "1",
     "OPENCV_LOG_LEVEL": "ERROR",
 }
+_LIBC = ctypes.CDLL(None) if hasattr(ctypes.CDLL(None), "malloc_trim") else None  # glibc's alone
+
 _OPENED: dict[Any, Worker] = {}  # one: a step's models are let go before the next step's open
 
 
@@ -68,7 +71,22 @@ def check_job(job: Job) -> None:
 
 def run_task(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit:
     """Run one shard to its commit."""
-    return worker_of(job).run(task, quarantined)
+    commit = worker_of(job).run(task, quarantined)
+    give_memory_back()
+    return commit
+
+
+def give_memory_back() -> None:
+    """Return what a shard left free to the system: in pieces it would add up over many shards.
+
+    glibc's malloc and Arrow's pool keep freed memory for themselves; asking them takes
+    milliseconds.
+    """
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    if _LIBC is not None:
+        _LIBC.malloc_trim(0)
 
 
 def probe_item(job: Job, task: ShardTask, item: int) -> None:
