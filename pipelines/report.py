@@ -20,6 +20,7 @@ from facepipe.schema import Decision, FaceStatus
 from facepipe.shards import Dataset
 from facepipe.store import open_store
 from pipelines import report_sections as sections
+from pipelines.report_checks import find_checks
 from pipelines.report_counts import failures, funnel, kept_reasons, read_photos
 from pipelines.report_faces import read_faces
 from pipelines.report_figures import MINUS, number
@@ -84,8 +85,9 @@ def _page(dataset: Dataset) -> str:
     groups, groups_in_all = sections.duplicate_groups(faces)
     moves, moves_in_all = sections.moves(faces)
     people, people_in_all = sections.people(faces, cleaned)
+    checks = find_checks(dataset, faces, threshold)
     rows = [row for sheet in sheets for strip in sheet.strips for row in strip.rows]
-    rows += sections.rows_of(groups, moves, people)
+    rows += sections.rows_of(groups, moves, people) + checks.rows
     view = {
         "name": shown(_name(dataset)),
         "root": shown(photos.root),
@@ -98,6 +100,7 @@ def _page(dataset: Dataset) -> str:
         "kept": int(faces.kept().sum()),
         "kept_reasons": kept_reasons(faces),
         "funnel": funnel(photos, faces, settings, problems),
+        "checks": checks,
         "failures": failures(photos),
         "sheets": sheets,
         "groups": groups,

@@ -38,6 +38,9 @@ _KEPT = {
     Reason.NO_DOMINANT: "in doubt: pairs that disagree",
     Reason.UNLABELLED: "without a label",
     Reason.OTHER_IDENTITY: "moved to another label",
+    Reason.MERGED: "of a label that is another's person",
+    Reason.CLUSTERED: "found together, without a label",
+    Reason.SAID: "as a person said",
 }
 
 

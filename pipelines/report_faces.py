@@ -1,12 +1,12 @@
 """Every face of a dataset with what became of it, for the report.
 
-All faces are held without their crops, in the order of (face_id, uri, member); a row number
-below means that order. Legend: N faces.
+All faces are held without their crops and paths, in the order of (face_id, uri, member); a row
+number below means that order. Legend: N faces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from facepipe.schema import FACES, Decision, FaceStatus, Reason
+from facepipe.commits import ShardFile
+from facepipe.schema import DECISIONS, DUPLICATES, FACES, Decision, FaceStatus, Reason
 from facepipe.shards import STEP_OF_TABLE, Dataset
 
 Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
 
-_KEYS = ("face_id", "uri", "member")  # an occurrence of a face: at most one row of each table
 _MEASURES = (
     "det_score",
     "eye_distance_px",
@@ -33,8 +34,17 @@ _MEASURES = (
     "brightness",
     "inside_frame",
 )
-_DECIDED = ("decision", "reason", "identity_id", "confidence", "evidence", "similarity")
+# Of each table: the columns that repeat few values, and the others.
+_COLUMNS = {
+    "faces": (("source_label", "status"), _MEASURES),
+    "duplicates": (("decision", "reason", "source_label"), ("evidence", "similarity")),
+    "decisions": (
+        ("decision", "reason", "identity_id", "source_label"),
+        ("confidence", "similarity"),
+    ),
+}
 _TAKEN_AWAY = {Decision.DROP, Decision.DUPLICATE}
+SLICE_ROWS = 1 << 17
 
 
 class Stage(StrEnum):
@@ -59,14 +69,24 @@ class Fate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """A text column as its distinct values, sorted, and each row's place in them (-1: null)."""
+
+    names: list[str]
+    code_N: Int32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FaceRows:
-    """All faces without crops; ``table`` has FACES' columns, and those of the decisions.
+    """All faces, without crops and paths; a row is about 150 bytes.
 
     The columns of DUPLICATES and DECISIONS are there as ``duplicates.reason``,
-    ``decisions.similarity`` and so on: null where the step has not run.
+    ``decisions.similarity`` and so on: null where the step has not run. ``table`` has
+    face_id, numbers, and ``file`` and ``row``: where in the dataset's faces it is.
     """
 
     table: pa.Table
+    texts: dict[str, Coded]
     fates: tuple[Fate, ...]
     fate_N: Int64  # index into fates
 
@@ -80,8 +100,10 @@ class FaceRows:
 
     def equal(self, column: str, *values: str) -> Bool:
         """Tell which rows have one of some values; a null has none."""
-        found = pc.is_in(self.table[column], value_set=pa.array(values, pa.string()))
-        return np.asarray(found.to_numpy(), np.bool_)
+        text = self.texts[column]
+        wanted = {str(v) for v in values}
+        codes = [code for code, name in enumerate(text.names) if name in wanted]
+        return np.isin(text.code_N, codes)
 
     def where(self, fate: Fate) -> Int64:
         """Return the rows that met a fate."""
@@ -101,17 +123,15 @@ class FaceRows:
 
     def values(self, column: str) -> tuple[list[str], Int64]:
         """Return a text column as its distinct values, sorted, and each row's (-1: null)."""
-        encoded = self.table[column].combine_chunks().dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        order = sorted(range(len(names)), key=names.__getitem__)
-        rank = np.empty(len(names) + 1, np.int64)
-        rank[order], rank[-1] = np.arange(len(names)), -1
-        codes = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-        return [names[i] for i in order], rank[codes]
+        text = self.texts[column]
+        return text.names, text.code_N.astype(np.int64)
 
     def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return some rows as dicts."""
         found: list[dict[str, Any]] = self.table.take(pa.array(rows, pa.int64())).to_pylist()
+        for column, text in self.texts.items():
+            for row, code in zip(found, text.code_N[list(rows)].tolist(), strict=True):
+                row[column] = text.names[code] if code >= 0 else None
         return found
 
 
@@ -120,33 +140,93 @@ def read_faces(dataset: Dataset) -> tuple[FaceRows, dict[str, str]]:
 
     Raises CorruptData.
     """
-    names = [*_KEYS, "source_label", "status", *_MEASURES]
-    parts = [_place(dataset.read(f, names), i) for i, f in enumerate(dataset.files("faces"))]
-    fields = [*(FACES.field(n) for n in names), ("file", pa.int32()), ("row", pa.int64())]
-    table = pa.concat_tables([pa.schema(fields).empty_table(), *parts])
-    table, problems = _sorted(table), {}
+    table, texts = _read(dataset, "faces")
+    problems = {}
     for name in ("duplicates", "decisions"):
-        rows, problem = _decided(dataset, name, table)
+        rows, coded, problem = _decided(dataset, name, table, texts["source_label"])
         if problem:
             problems[STEP_OF_TABLE[name]] = problem
-        for column in _DECIDED:
+        for column in _COLUMNS[name][1]:
             table = table.append_column(f"{name}.{column}", rows[column])
-    fates, fate_N = _fates(table)
-    return FaceRows(table=table, fates=fates, fate_N=fate_N), problems
+        texts |= {f"{name}.{c}": text for c, text in coded.items() if c != "source_label"}
+    fates, fate_N = _fates(texts, table.num_rows)
+    return FaceRows(table=table, texts=texts, fates=fates, fate_N=fate_N), problems
 
 
-def _place(table: pa.Table, file: int) -> pa.Table:
-    rows = np.arange(table.num_rows)
-    table = table.append_column("file", pa.array(np.full(len(rows), file, np.int32)))
-    return table.append_column("row", pa.array(rows))
+def _read(dataset: Dataset, name: str) -> tuple[pa.Table, dict[str, Coded]]:
+    """Return a table in the order of (face_id, uri, member), its repeated texts apart.
+
+    Column by column, so that no more than one column of text is there as it is stored.
+    """
+    files = dataset.files(name)
+    few, others = _COLUMNS[name]
+    schema = {"faces": FACES, "duplicates": DUPLICATES, "decisions": DECISIONS}[name]
+    where = [
+        np.repeat(np.arange(len(files), dtype=np.int32), [f.rows for f in files]),
+        np.concatenate(
+            [np.empty(0, np.int32), *(np.arange(f.rows, dtype=np.int32) for f in files)]
+        ),
+    ]
+    ids = _column(dataset, files, "face_id", pa.string())
+    order = _order(dataset, files, ids, *where)
+    columns = {"face_id": ids.take(pa.array(order))}
+    del ids
+    for column in others:
+        values = _column(dataset, files, column, schema.field(column).type)
+        columns[column] = values.take(pa.array(order))
+    columns |= {"file": pa.array(where[0][order]), "row": pa.array(where[1][order])}
+    return pa.table(columns), {c: _coded(dataset, files, c, order) for c in few}
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    keys = [(name, "ascending", "at_start") for name in _KEYS]
-    return table.take(pc.sort_indices(table, sort_keys=keys)).combine_chunks()
+def _column(dataset: Dataset, files: Sequence[ShardFile], name: str, kind: pa.DataType) -> pa.Array:
+    parts = [pa.chunked_array([], kind), *(dataset.read(f, [name])[name] for f in files)]
+    return pa.chunked_array([c for part in parts for c in part.chunks], kind).combine_chunks()
 
 
-def _decided(dataset: Dataset, name: str, faces: pa.Table) -> tuple[pa.Table, str]:
+def _coded(dataset: Dataset, files: Sequence[ShardFile], name: str, order: Int64) -> Coded:
+    codes, places = [np.empty(0, np.int32)], dict[str, int]()
+    for file in files:
+        encoded = dataset.read(file, [name])[name].combine_chunks().dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        own = [places.setdefault(text, len(places)) for text in texts]
+        lookup = np.array([*own, -1], np.int32)
+        codes.append(lookup[encoded.indices.fill_null(len(own)).to_numpy(zero_copy_only=False)])
+    names = sorted(places)
+    rank = np.full(len(names) + 1, -1, np.int32)
+    rank[[places[n] for n in names]] = np.arange(len(names))
+    return Coded(names=names, code_N=rank[np.concatenate(codes)[order]])
+
+
+def _order(
+    dataset: Dataset, files: Sequence[ShardFile], ids: pa.Array, file_N: Int32, row_N: Int32
+) -> Int64:
+    """Return the order of (face_id, uri, member): paths are read only of ids that are repeated."""
+    order: Int64 = pc.array_sort_indices(ids).to_numpy().astype(np.int64)
+    if len(order) < 2:
+        return order
+    repeats = np.zeros(len(order), np.bool_)
+    for start in range(0, len(order) - 1, SLICE_ROWS):  # not all ids a second time
+        stretch = ids.take(pa.array(order[start : start + SLICE_ROWS + 1]))
+        same = pc.equal(stretch[1:], stretch[:-1]).to_numpy(zero_copy_only=False)
+        repeats[start : start + len(same)] |= same
+        repeats[start + 1 : start + 1 + len(same)] |= same
+    places = np.flatnonzero(repeats)
+    paths: dict[int, tuple[str, str]] = {}
+    rows = order[places]
+    for file in np.unique(file_N[rows]).tolist():
+        here = rows[file_N[rows] == file]
+        table = dataset.read(files[file], ["uri", "member"]).take(pa.array(row_N[here]))
+        pairs = zip(table["uri"].to_pylist(), table["member"].to_pylist(), strict=True)
+        paths |= zip(here.tolist(), ((u, m or "") for u, m in pairs), strict=True)
+    face = ids.take(pa.array(rows)).to_pylist()
+    by_path = sorted(range(len(rows)), key=lambda i: (face[i], paths[int(rows[i])], int(rows[i])))
+    order[places] = rows[by_path]
+    return order
+
+
+def _decided(
+    dataset: Dataset, name: str, faces: pa.Table, labels: Coded
+) -> tuple[pa.Table, dict[str, Coded], str]:
     """Return a table of decisions, row for row with the faces; or nulls, and why."""
     step = STEP_OF_TABLE[name]
     if dataset.plan(step) is None:
@@ -154,33 +234,30 @@ def _decided(dataset: Dataset, name: str, faces: pa.Table) -> tuple[pa.Table, st
     elif not dataset.finished(step):
         problem = "was interrupted before its end"
     else:
-        table = _sorted(dataset.table(name, [*_KEYS, *_DECIDED]))
-        if _same_occurrences(table, faces):
-            return table, ""
+        table, texts = _read(dataset, name)
+        if table["face_id"].equals(faces["face_id"]) and _same(texts["source_label"], labels):
+            return table, texts, ""
         problem = "ran before the faces changed"
+    few, others = _COLUMNS[name]
     types = {"confidence": pa.float32(), "similarity": pa.float32()}
-    nothing = {c: pa.nulls(faces.num_rows, types.get(c, pa.string())) for c in _DECIDED}
-    return pa.table(nothing), problem
+    nothing = {c: pa.nulls(faces.num_rows, types.get(c, pa.string())) for c in others}
+    code_N = np.full(faces.num_rows, -1, np.int32)
+    return pa.table(nothing), {c: Coded(names=[], code_N=code_N) for c in few}, problem
 
 
-def _same_occurrences(one: pa.Table, other: pa.Table) -> bool:
-    if one.num_rows != other.num_rows:
-        return False
-    pairs = [(one[name].fill_null(""), other[name].fill_null("")) for name in _KEYS]
-    return all(pc.all(pc.equal(a, b)).as_py() is not False for a, b in pairs)
+def _same(one: Coded, other: Coded) -> bool:
+    return one.names == other.names and bool((one.code_N == other.code_N).all())
 
 
-def _fates(table: pa.Table) -> tuple[tuple[Fate, ...], Int64]:
+def _fates(texts: Mapping[str, Coded], count: int) -> tuple[tuple[Fate, ...], Int64]:
     """Return the distinct fates, and each row's: few combinations decide for many rows."""
     names = ["status"]
     names += [f"{t}.{c}" for t in ("duplicates", "decisions") for c in ("decision", "reason")]
-    combined = np.zeros(table.num_rows, np.int64)
+    combined = np.zeros(count, np.int64)
     columns = []
     for name in names:
-        encoded = table[name].combine_chunks().dictionary_encode()
-        values = [*encoded.dictionary.to_pylist(), None]
-        codes = encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
-        combined = combined * len(values) + codes
+        values = [None, *texts[name].names]
+        combined = combined * len(values) + (texts[name].code_N + 1)
         columns.append(values)
     found, which_N = np.unique(combined, return_inverse=True)
     fates = []

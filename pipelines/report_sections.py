@@ -96,7 +96,7 @@ def duplicate_groups(faces: FaceRows) -> tuple[list[Group], int]:
 
 def moves(faces: FaceRows) -> tuple[list[Move], int]:
     """Return faces that were given another label, least certain first, and how many there are."""
-    rows = np.flatnonzero(faces.equal("decisions.decision", Decision.RELABEL, Decision.MERGE))
+    rows = np.flatnonzero(faces.equal("decisions.decision", Decision.RELABEL))
     chosen = rows[np.lexsort((rows, certainty(faces, rows, None)))][:MOVES]
     face_of = {name: row for name, row in _faces_of_labels(faces)} if len(chosen) else {}
     found = []
@@ -106,7 +106,7 @@ def moves(faces: FaceRows) -> tuple[list[Move], int]:
             Move(
                 row=row,
                 old=shown(old),
-                new=shown(new or record["decisions.evidence"]),
+                new=shown(new),
                 similarity=float(record["decisions.similarity"] or 0.0),
                 confidence=float(record["decisions.confidence"]),
                 old_row=face_of.get(old),
@@ -118,7 +118,7 @@ def moves(faces: FaceRows) -> tuple[list[Move], int]:
 
 def _faces_of_labels(faces: FaceRows) -> list[tuple[str, int]]:
     """Return, for each label, the kept face that was under it from the start and fits best."""
-    stayed_N = faces.kept() & ~faces.equal("decisions.decision", Decision.RELABEL, Decision.MERGE)
+    stayed_N = faces.kept() & ~faces.equal("decisions.decision", Decision.RELABEL)
     names, label_N = faces.values("source_label")
     rows = np.flatnonzero(stayed_N & (label_N >= 0))
     first = _first_of_each(label_N[rows], _typical(faces)[rows])

@@ -52,6 +52,16 @@ _TITLES = {
         "Kept in doubt",
         "The two faces of a label disagree, and nobody can say which of them is wrong.",
     ),
+    (Stage.KEPT, Reason.MERGED): (
+        "Kept, merged",
+        "They agree with their label, and that is the person of another label too.",
+    ),
+    (Stage.KEPT, Reason.CLUSTERED): (
+        "Kept, found together",
+        "Without a label; they agree with other faces of one person.",
+    ),
+    (Stage.KEPT, Reason.SAID): ("Kept, as a person said", "Or moved, or named so."),
+    (Stage.CLEAN, Reason.SAID): ("Dropped, as a person said", "By a line of the dataset's list."),
     (Stage.KEPT, UNDECIDED): ("Fit for use so far", "The labels have not been cleaned yet."),
     (Stage.CLEAN, Reason.OUTLIER): (
         "Dropped: another person",
@@ -70,6 +80,10 @@ _TITLES = {
     (Stage.DUPLICATE, Reason.SAME_PICTURE): (
         "The same picture again",
         "Another file of the same picture: resized, recompressed, converted.",
+    ),
+    (Stage.DUPLICATE, Reason.SAME_CROP): (
+        "The same picture of the face again",
+        "In a photo that differs around it: cut, framed, part of a collage.",
     ),
 }
 

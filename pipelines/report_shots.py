@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from facepipe.align import decode_crop
@@ -65,40 +67,47 @@ def place_of(row: Mapping[str, Any], root: str) -> str:
 def read_shots(
     dataset: Dataset, faces: FaceRows, rows: Iterable[int], root: str
 ) -> dict[int, Shot]:
-    """Return the faces of some rows to look at; reads only the shards that have them."""
-    wanted = sorted(set(rows))
+    """Return the faces of some rows to look at; reads only the shards that have them.
+
+    A row counts as often as it is given: its picture is in the page as often.
+    """
+    times = Counter(rows)
+    wanted = sorted(times)
     records = faces.records(wanted)
-    pictures = _small_pictures(dataset, records)
+    pictures = _jpegs(_small_pictures(dataset, records), [times[row] for row in wanted])
     return {
         row: _shot(record, picture, root)
-        for row, record, picture in zip(wanted, records, _jpegs(pictures), strict=True)
+        for row, record, picture in zip(wanted, records, pictures, strict=True)
     }
 
 
 def _small_pictures(
-    dataset: Dataset, records: Sequence[Mapping[str, Any]]
+    dataset: Dataset, records: Sequence[dict[str, Any]]
 ) -> list[NDArray[np.uint8] | None]:
+    """Return the crops of records; their paths are read with them, into the records."""
     files = dataset.files("faces")
     of_file: dict[int, list[int]] = {}
     for i, record in enumerate(records):
         of_file.setdefault(record["file"], []).append(i)
     pictures: list[NDArray[np.uint8] | None] = [None] * len(records)
     for file, places in of_file.items():
-        crops = dataset.read(files[file], ["crop"])["crop"]  # one shard at a time
-        for i in places:
-            crop = decode_crop(crops[records[i]["row"]].as_py())
+        table = dataset.read(files[file], ["crop", "uri", "member"])  # one shard at a time
+        rows = table.take(pa.array([records[i]["row"] for i in places])).to_pylist()
+        for i, row in zip(places, rows, strict=True):
+            records[i] |= {"uri": row["uri"], "member": row["member"]}
+            crop = decode_crop(row["crop"])
             if crop is not None:
                 small = cv2.resize(crop, (SHOT_PX, SHOT_PX), interpolation=cv2.INTER_AREA)
                 pictures[i] = np.asarray(small, np.uint8)
     return pictures
 
 
-def _jpegs(pictures: Sequence[NDArray[np.uint8] | None]) -> list[bytes]:
+def _jpegs(pictures: Sequence[NDArray[np.uint8] | None], times: Sequence[int]) -> list[bytes]:
     """Return pictures as JPEG (empty for none), as good as the page's size allows."""
     encoded: list[bytes] = []
     for quality in JPEG_QUALITIES:
         encoded = [b"" if p is None else _jpeg(p, quality) for p in pictures]
-        if sum(map(len, encoded)) <= SHOTS_BYTES:
+        if sum(len(e) * n for e, n in zip(encoded, times, strict=True)) <= SHOTS_BYTES:
             break
     return encoded
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facepipe.errors import DatasetNotFound, UsageError
+from facepipe.errors import DatasetNotFound, StoreError, UsageError
+from facepipe.schema import Decision, Reason
 from facepipe.shards import Dataset
-from pipelines.progress import printable
+from pipelines.constraints import read_constraints
+from pipelines.why_people import NEAREST_PEOPLE, people_near
+from pipelines.why_text import format_faces
+
+__all__ = ["explain_face", "format_faces"]
 
 _FACE = (
     "face_id",
+    "photo_id",
     "uri",
     "member",
     "source_label",
@@ -28,43 +35,53 @@ _FACE = (
     "brightness",
     "inside_frame",
 )
+_PHOTO = ("photo_id", "uri", "member", "format", "width_px", "height_px", "status")
 _DECISION = ("decision", "reason", "identity_id", "confidence", "evidence", "similarity", "weight")
+_KEY = ("face_id", "uri", "member", "source_label")
 _ID = re.compile(r"[0-9a-fA-F]{1,32}(-[0-9]{0,9})?")
 _MOST = 20  # faces shown for a short prefix
+_MOST_PAIRS = 5
+
+Row = dict[str, Any]
 
 
-def explain_face(dataset: Dataset, face_id: str) -> list[dict[str, Any]]:
+def explain_face(dataset: Dataset, face_id: str) -> list[Row]:
     """Return, for each occurrence of a face (or of faces whose id starts so), its chain.
 
     What is no hexadecimal id is the end of a photo's path: all of its faces. Raises UsageError
     where no face has that id, or more than 20 do.
     """
     face_id = face_id.lower() if _ID.fullmatch(face_id) else face_id
-    faces = _matching(dataset, "faces", face_id, _FACE)
-    if faces.num_rows == 0:
+    table = _matching(dataset, "faces", face_id, _FACE)
+    if table.num_rows == 0:
         raise UsageError(
             f"no face in {dataset.uri} has an id that starts with {face_id!r}, or "
             "a photo whose path ends so"
         )
-    if faces.num_rows > _MOST:
+    if table.num_rows > _MOST:
         raise UsageError(
-            f"{faces.num_rows} faces have an id that starts with {face_id!r}: give more of it"
+            f"{table.num_rows} faces have an id that starts with {face_id!r}: give more of it"
         )
+    faces: list[Row] = table.to_pylist()
     steps = {
         "dedup": _by_occurrence(dataset, "duplicates", face_id),
         "clean": _by_occurrence(dataset, "decisions", face_id),
     }
-    chains = []
-    for row in faces.to_pylist():
-        occurrence = (row["face_id"], row["uri"], row["member"])
-        chain = [
-            {"step": step, **rows[occurrence]} for step, rows in steps.items() if occurrence in rows
+    for face in faces:
+        face["chain"] = [
+            {"step": step, **found[key].pop(0)}  # one photo may be there twice under one path
+            for step, found in steps.items()
+            if found.get(key := tuple(face[k] for k in _KEY))
         ]
-        chains.append({**row, "chain": chain})
-    return chains
+    _add_photos(dataset, faces)
+    _add_evidence(dataset, faces)
+    _add_people(dataset, faces)
+    _add_pairs(dataset, faces)
+    _add_said(dataset, faces)
+    return faces
 
 
-def _matching(dataset: Dataset, table: str, face_id: str, columns: tuple[str, ...]) -> pa.Table:
+def _matching(dataset: Dataset, table: str, face_id: str, columns: Sequence[str]) -> pa.Table:
     if _ID.fullmatch(face_id):
         chosen = pc.starts_with(pc.field("face_id"), face_id)
     else:
@@ -73,50 +90,98 @@ def _matching(dataset: Dataset, table: str, face_id: str, columns: tuple[str, ..
     return dataset.scan(table, partial=True).to_table(columns=list(columns), filter=chosen)
 
 
-def _by_occurrence(
-    dataset: Dataset, table: str, face_id: str
-) -> dict[tuple[str, str, str | None], dict[str, Any]]:
+def _by_occurrence(dataset: Dataset, table: str, face_id: str) -> dict[tuple[Any, ...], list[Row]]:
     try:
-        rows = _matching(dataset, table, face_id, ("face_id", "uri", "member", *_DECISION))
+        rows = _matching(dataset, table, face_id, (*_KEY, *_DECISION))
     except DatasetNotFound:
         return {}  # the step has not run yet
-    return {
-        (r["face_id"], r["uri"], r["member"]): {k: r[k] for k in _DECISION}
-        for r in rows.to_pylist()
-    }
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows.to_pylist():
+        key = tuple(row[k] for k in _KEY)
+        found.setdefault(key, []).append({k: row[k] for k in _DECISION})
+    return found
 
 
-def format_faces(faces: list[dict[str, Any]]) -> str:
-    """Return explained faces as text."""
-    return "\n\n".join(_format(face) for face in faces)
+def _rows(dataset: Dataset, table: str, columns: Sequence[str], chosen: pc.Expression) -> list[Row]:
+    """Return some rows of a table; none where it is not there."""
+    try:
+        found: list[Row] = (
+            dataset.scan(table, partial=True).to_table(list(columns), filter=chosen).to_pylist()
+        )
+    except StoreError:
+        return []
+    return found
 
 
-def _format(face: dict[str, Any]) -> str:
-    box = ", ".join(f"{v:.0f}" for v in face["box_xyxy_px"])
-    member = f" : {face['member']}" if face["member"] else ""
-    lines = [
-        f"face {face['face_id']}",
-        printable(f"  photo     {face['uri']}{member}"),
-        printable(f"  label     {face['source_label'] or '-'}"),
-        f"  detect    {face['status']}: score {face['det_score']:.2f}, box ({box}) px, "
-        f"eyes {face['eye_distance_px']:.0f} px apart, yaw {face['yaw_deg']:.0f}, "
-        f"pitch {face['pitch_deg']:.0f}, roll {face['roll_deg']:.0f} deg, "
-        f"sharpness {face['sharpness']:.0f}, brightness {face['brightness']:.0f}",
-    ]
-    lines += [_format_step(step) for step in face["chain"]]
-    if not face["chain"]:
-        lines.append("  no decision yet: run facepipe dedup and facepipe clean")
-    return "\n".join(lines)
+def _add_photos(dataset: Dataset, faces: Sequence[Row]) -> None:
+    ids = pa.array(sorted({face["photo_id"] for face in faces}))
+    rows = _rows(dataset, "photos", _PHOTO, pc.field("photo_id").isin(ids))
+    of_key = {(r.pop("photo_id"), r.pop("uri"), r.pop("member")): r for r in rows}
+    for face in faces:
+        face["photo"] = of_key.get((face["photo_id"], face["uri"], face["member"]))
 
 
-def _format_step(step: dict[str, Any]) -> str:
-    similarity = step["similarity"]
-    parts = [
-        f"  {step['step']:<9} {step['decision']}: {step['reason'].replace('_', ' ')}",
-        f"evidence {step['evidence']}" if step["evidence"] else "",
-        f"similarity {similarity:.3f}" if similarity is not None else "",
-        f"identity {step['identity_id']}" if step["identity_id"] else "",
-        f"confidence {step['confidence']:.3f}",
-        f"weight {step['weight']:.3f}",
-    ]
-    return printable(", ".join(p for p in parts if p))
+def _add_evidence(dataset: Dataset, faces: Sequence[Row]) -> None:
+    """Say where the photo is of a face that decided."""
+    steps = [step for face in faces for step in face["chain"]]
+    named = sorted({str(step["evidence"]) for step in steps if step["evidence"]})
+    chosen = pc.field("face_id").isin(pa.array(named, pa.string()))
+    rows = _rows(dataset, "faces", ("face_id", "uri", "member"), chosen) if named else []
+    place = {r["face_id"]: {"uri": r["uri"], "member": r["member"]} for r in rows}
+    for step in steps:
+        step["evidence_photo"] = place.get(step["evidence"])
+
+
+def _add_people(dataset: Dataset, faces: Sequence[Row]) -> None:
+    """Say how near the face is to its label's person, and to others."""
+    labels = {face["source_label"] for face in faces} - {None}
+    near, homes = people_near(dataset, {face["face_id"] for face in faces}, labels)
+    for face in faces:
+        found = near.get(face["face_id"], {})
+        label = face["source_label"]
+        own = homes.get(label, label) if label is not None else _cleaned(face).get("identity_id")
+        face["label_identity"] = None
+        if own in found:
+            face["label_identity"] = {
+                "identity_id": own,
+                **found[own],
+                "posterior": _posterior(_cleaned(face)),
+            }
+        others = [{"identity_id": name, **p} for name, p in found.items() if name != own]
+        face["other_identities"] = others[:NEAREST_PEOPLE]
+
+
+def _cleaned(face: Row) -> Row:
+    return next((step for step in face["chain"] if step["step"] == "clean"), {})
+
+
+def _posterior(step: Mapping[str, Any]) -> float | None:
+    """Return the probability that a face is its label's person, where clean states it."""
+    if step.get("reason") == Reason.OUTLIER:
+        return 1.0 - float(step["confidence"])
+    if step.get("decision") in (Decision.KEEP, Decision.MERGE):
+        return float(step["confidence"])
+    return None
+
+
+def _add_pairs(dataset: Dataset, faces: Sequence[Row]) -> None:
+    """Say which labels were looked at as one person with the face's label."""
+    labels = pa.array(sorted({f["source_label"] for f in faces} - {None}), pa.string())
+    chosen = pc.field("label_a").isin(labels) | pc.field("label_b").isin(labels)
+    columns = ("label_a", "label_b", "verdict", "confidence", "similarity", "support", "rank")
+    rows = _rows(dataset, "label_pairs", columns, chosen) if len(labels) else []
+    rows.sort(key=lambda r: (-r["similarity"], r["label_a"], r["label_b"]))
+    for face in faces:
+        own = [r for r in rows if face["source_label"] in (r["label_a"], r["label_b"])]
+        face["label_pairs"] = own[:_MOST_PAIRS]
+
+
+def _add_said(dataset: Dataset, faces: Sequence[Row]) -> None:
+    """Say which lines of a person's list are about the face, or about its label."""
+    lines = read_constraints(dataset).lines
+    for face in faces:
+        face["said"] = [
+            line.text
+            for line in lines
+            if face["face_id"] in line.faces or face["source_label"] in line.labels
+        ]

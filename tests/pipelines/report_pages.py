@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from facepipe import ids
 from facepipe.commits import Plan, write_shard
-from facepipe.schema import DECISIONS, DUPLICATES, FACES, PHOTOS
+from facepipe.schema import DECISIONS, DUPLICATES, FACES, LABEL_PAIRS, PHOTOS
 from facepipe.shards import Dataset
 from facepipe.store import LocalStore
 from pipelines.report import write_report
@@ -139,8 +139,12 @@ def stored(
     duplicates: list[dict[str, Any]] | None = None,
     decisions: list[dict[str, Any]] | None = None,
     shard_faces: int = 50,
+    pairs: list[dict[str, Any]] | None = None,
 ) -> Dataset:
-    """Write tables as the steps do; the photos of the faces where none are given."""
+    """Write tables as the steps do; the photos of the faces where none are given.
+
+    Pairs of labels belong to clean, as its second table.
+    """
     dataset = Dataset(LocalStore(folder))
     photos = [a_photo(f) for f in faces] if photos is None else photos
     cuts = range(0, max(1, len(faces)), shard_faces)
@@ -157,6 +161,9 @@ def stored(
         ("clean", "decisions", decisions, DECISIONS),
     ):
         if rows is not None:
-            table = pa.Table.from_pylist(rows, schema=schema)
-            store_step(dataset, step, [[(name, table, schema)]])
+            tables = [(name, pa.Table.from_pylist(rows, schema=schema), schema)]
+            if pairs is not None and step == "clean":
+                listed = pa.Table.from_pylist(pairs, schema=LABEL_PAIRS)
+                tables.append(("label_pairs", listed, LABEL_PAIRS))
+            store_step(dataset, step, [tables])
     return dataset

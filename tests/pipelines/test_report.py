@@ -23,7 +23,17 @@ from pipelines.report_figures import MINUS
 from tests.pipelines.conftest import curated
 from tests.pipelines.report_pages import Page, a_face, a_photo, decided, page_of, stored
 
-SECTIONS = ("funnel", "failures", "faces", "duplicates", "moves", "people", "measures", "times")
+SECTIONS = (
+    "funnel",
+    "check",
+    "failures",
+    "faces",
+    "duplicates",
+    "moves",
+    "people",
+    "measures",
+    "times",
+)
 
 
 # -- a curated collection ----------------------------------------------------------------
