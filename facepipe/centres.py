@@ -1,4 +1,4 @@
-"""Centres of identities: the dominant one of each label, and who is how near to it.
+"""Faces by label, read by the block, and how near each is to the others of its label.
 
 Every pass goes over the faces in blocks, most of them label by label; vectors are read and
 widened to float32 one block at a time, and no more than a block of centres or of cosines
@@ -26,14 +26,10 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-SUBCENTER_COSINE = 0.2588  # cos 75 deg: sub-center ArcFace drops faces further off (Deng 2020)
-TRIM_ROUNDS = 3
 BLOCK_ROWS = 16384  # 32 MB of float32 at 512 dimensions
 PART_ROWS = 4 * BLOCK_ROWS
 MIN_WEIGHT = 0.05  # of a face that counts; leaving one out would lose the digits of smaller ones
-SEED_FACES = 2048  # of a larger label, evenly spread: 16 MB of cosines
 IMPOSTOR_FACES = 1 << 16
-LABEL_STRIDES = (1, 7, 31)  # a face is tried against the centres of these labels after its own
 
 
 class VectorRows(Protocol):
@@ -155,17 +151,6 @@ class LabelledFaces:
         some_N = sum_N > MIN_WEIGHT / 2
         return np.where(some_N, sum_N**2 / np.where(some_N, square_N, 1.0), 0.0)
 
-    def centres(self, weight_N: Float, labels_T: Int64) -> Float32:
-        """Return the unit centres of some labels, given in rising order; (T, D)."""
-        found_TD = np.zeros((len(labels_T), self.vectors_ND.shape[1]), np.float32)
-        ends = (int(labels_T[0]), int(labels_T[-1]) + 1) if len(labels_T) else (0, 0)
-        for low, rows, part in self.parts(*ends):
-            first, last = np.searchsorted(labels_T, (low, low + part.labels))
-            if first < last:
-                sums_PD = part.sums(weight_N[rows])
-                found_TD[first:last] = unit_rows(sums_PD[labels_T[first:last] - low])
-        return found_TD
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOneOut:
@@ -174,100 +159,6 @@ class LeaveOneOut:
     cosine_N: Float  # 0 where no other has a weight
     others_N: Float  # what they are worth, in faces of equal weight
     sums_LD: Float32  # of all faces of each label
-
-
-def leave_one_out(faces: LabelledFaces, weight_N: Float) -> tuple[Float, Float, Impostors]:
-    """Compare each face with the mean of its label's other faces, a part at a time.
-
-    Returns cosine_N and others_N as LeaveOneOut has them, and how near faces are to the
-    centres of other labels.
-    """
-    cosine_N, others_N = np.zeros(len(faces.label_N)), np.zeros(len(faces.label_N))
-    foreign = [np.empty(0, np.float32)]
-    sample = _sample(len(faces.label_N))
-    for low, rows, part in faces.parts():
-        this = part.leave_one_out(weight_N[rows])
-        cosine_N[rows], others_N[rows] = this.cosine_N, this.others_N
-        foreign += _to_centres(faces, sample, low, unit_rows(this.sums_LD))
-    found = impostors(np.concatenate(foreign), faces.labels, faces.vectors_ND.shape[1])
-    return cosine_N, others_N, found
-
-
-def _to_centres(
-    faces: LabelledFaces, sample: Int64, low: int, centres_PD: Float32
-) -> Iterator[Float32]:
-    """Yield cosines of the sampled faces that are to be tried against labels low..low+P.
-
-    Those are of the labels LABEL_STRIDES before, the last label coming before the first; a
-    zero centre is left out.
-    """
-    filled_P = np.asarray(centres_PD.any(axis=1))
-    label_S = faces.label_N[sample]
-    for stride in sorted({s % faces.labels for s in LABEL_STRIDES} - {0}):
-        for begin in (low - stride, low - stride + faces.labels):
-            ends = np.searchsorted(label_S, (begin, begin + len(centres_PD)))
-            for rows, vectors_BD in faces.blocks(sample[slice(*ends)]):
-                other_B = (faces.label_N[rows] + stride) % faces.labels - low
-                fit_B = filled_P[other_B]
-                yield np.einsum("nd,nd->n", vectors_BD[fit_B], centres_PD[other_B[fit_B]])
-
-
-def dominant_centre(
-    vectors_ND: npt.NDArray[np.floating], floor: float = SUBCENTER_COSINE
-) -> tuple[Float32, Float32]:
-    """Return the unit centre (D,) of the dominant identity, and each face's weight (N,).
-
-    vectors_ND: unit rows, float16 or float32, at least one. The seed is the face with most
-    support, the sum over the other faces of what their cosine has over ``floor``. Then
-    TRIM_ROUNDS times the weighted mean, where a face weighs what its cosine to the mean of
-    the *other* faces has over ``floor`` (0 under it): a look-alike just over it counts little.
-    All are 0, the centre too, where no two faces agree.
-
-    The mean of the densest quartile by median cosine, the usual seed, needs the dominant
-    identity to hold the majority; support needs it to be the largest that agrees. On LFW
-    with half of all labels wrong that is the difference between F1 .974 and .987.
-    """
-    rows = np.arange(len(vectors_ND), dtype=np.int64)
-    faces = LabelledFaces(
-        label_N=np.zeros_like(rows), vector_N=rows, vectors_ND=vectors_ND, labels=1
-    )
-    weight_N = dominant_weights(faces, floor) if len(rows) > 1 else np.ones(1)
-    return unit_rows(faces.sums(weight_N))[0], weight_N.astype(np.float32)
-
-
-def dominant_weights(faces: LabelledFaces, floor: float) -> Float:
-    """Return each face's weight in its label's dominant identity (see dominant_centre)."""
-    weight_N = np.zeros(len(faces.label_N))
-    for _, rows, part in faces.parts():
-        weight_B = _seeds(part, floor)
-        for _ in range(TRIM_ROUNDS):
-            near = part.leave_one_out(weight_B)
-            weight_B = np.where(near.others_N > 0, weights(near.cosine_N, floor), weight_B)
-        weight_N[rows] = weight_B
-    return weight_N
-
-
-def weights(cosine_N: Float, floor: float) -> Float:
-    """Return what each cosine has over the floor, at least MIN_WEIGHT; 0 under it."""
-    return np.where(cosine_N >= floor, np.maximum(cosine_N - floor, MIN_WEIGHT), 0.0)
-
-
-def _seeds(faces: LabelledFaces, floor: float) -> Float:
-    """Return the weights that each label's best supported face gives, its own as highest."""
-    weight_N = np.zeros(len(faces.label_N))
-    ends_L = np.cumsum(faces.size_L)
-    for start, end in zip(ends_L - faces.size_L, ends_L, strict=True):
-        if start == end:
-            continue
-        rows = np.arange(start, end, -(-(end - start) // SEED_FACES))
-        vectors_BD = faces.vectors_ND[faces.vector_N[rows]]
-        vectors_BD = vectors_BD if faces.unit else unit_rows(vectors_BD)
-        cosine_BB = vectors_BD @ vectors_BD.T
-        np.fill_diagonal(cosine_BB, floor)  # no support for oneself
-        best = int(np.maximum(cosine_BB - floor, 0.0).sum(axis=1).argmax())
-        weight_N[rows] = weights(cosine_BB[best].astype(np.float64), floor)
-        weight_N[rows[best]] = weight_N[rows].max()
-    return weight_N
 
 
 def face_impostors(faces: LabelledFaces) -> Impostors:

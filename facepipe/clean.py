@@ -13,23 +13,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from facepipe.centres import LabelledFaces, VectorRows, dominant_centre
+from facepipe.centres import LabelledFaces, VectorRows
+from facepipe.decisions import ROW_KEY, Columns
 from facepipe.errors import CorruptData
-from facepipe.identities import LabelFit, Moves, dominant_labels, find_moves, fit_labels
+from facepipe.homes import Counts
+from facepipe.identities import Identified, identify
+from facepipe.label_groups import LabelGroups, group_labels, label_pairs_of
+from facepipe.merges import LabelRules
 from facepipe.mixture import CosineMixture
+from facepipe.modes import dominant_centre, near_copies, subset
 from facepipe.neighbors import vector_matrix, vector_rows
-from facepipe.schema import DECISIONS, Decision, FaceStatus, Reason
+from facepipe.schema import Decision, Reason
 
-__all__ = ["CleanFit", "CleanSettings", "clean_faces", "dominant_centre"]
+__all__ = ["CleanFit", "CleanSettings", "LabelRules", "clean_faces", "dominant_centre"]
 
 Float = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 REPORT_OTHERS = 10  # faces in the centre for which the report states the threshold
-TEMPLATE_EYES_PX = 35.24  # between the eyes in insightface's 112 x 112 template
-_ROW_KEY = ("face_id", "uri", "member")
-_DECISIONS, _REASONS, _STATUSES = list(Decision), list(Reason), list(FaceStatus)
+# An identity with a smaller share of its label does not dominate it: of a folder of strangers
+# a few look alike.
+MIN_DOMINANT_SHARE = 0.1
 
 
 class CleanSettings(BaseModel):
@@ -48,11 +53,14 @@ class CleanFit:
 
     mixture: CosineMixture
     threshold: float  # cosine to a centre of ten others at which a face is as good as not
-    impostor_quantiles: tuple[tuple[float, float], ...]  # (share below, cosine), other centres
+    impostor_quantiles: tuple[tuple[float, float], ...]  # (share below, cosine) of two faces
+    stranger_share: float  # of wrong faces, whose person has no label
     labels: int  # with a usable face
     labels_single: int  # with just one
     labels_without_dominant: tuple[str, ...]
+    rounds: int
     counts: tuple[tuple[str, str, int], ...]  # (decision, reason, rows), sorted
+    pairs: pa.Table  # schema.LABEL_PAIRS: labels looked at as one person
 
 
 def clean_faces(
@@ -61,26 +69,31 @@ def clean_faces(
     embeddings: pa.Table,
     settings: CleanSettings,
     vectors: VectorRows | None = None,
+    *,
+    rules: LabelRules | None = None,
 ) -> tuple[pa.Table, CleanFit]:
     """Return one row of schema.DECISIONS for each row of faces, and what was learned.
 
     faces: schema.FACES, of which these columns are read: face_id, uri, member,
     eye_distance_px, source_label, status. duplicates: what ``find_duplicates`` made of the
     same faces. embeddings: schema.embeddings of any dimension; with ``vectors``, which holds
-    the rows of embeddings, its column vector need only be null where there is none. Rows by
-    (face_id, uri, member). Raises CorruptData where duplicates is of other faces.
+    the rows of embeddings, its column vector need only be null where there is none. rules:
+    what a person or an earlier run says about labels. Rows by (face_id, uri, member). Raises
+    CorruptData where duplicates is of other faces.
 
     The first that applies: status not ok, drop/quality. A duplicate stays one, with the
     identity of the face kept for it. No vector, drop/no_vector. No label, keep/unlabelled.
-    Else P(clean), from the cosine to the mean of the label's *other* members:
+    Else by the probabilities of the label's person, any other person, and a stranger:
 
-    - >= 0.5: keep/same_person. Lower: relabel/other_identity where another label's centre
-      makes at least ``relabel_confidence`` of the probability, else drop/outlier.
-    - The only usable face of a label, or the only one left: keep/single.
+    - The label's person: keep/same_person; merge/merged where another label, the survivor, is
+      the same person. Not: relabel/other_identity where another person with a label makes
+      ``relabel_confidence`` of the probability or more, by a clear margin; else drop/outlier.
+    - The only usable face of a label, or the only one that is not explained: keep/single.
     - A label in which no two faces agree, or fewer than a tenth, or in which a second
       identity is as large as the first, has no dominant one: its faces are drop/no_dominant.
       But of just two nobody can say which is wrong: both stay, keep/no_dominant, with their
       probability as weight.
+    - A near copy of another face of its label counts once, and is decided as that one.
 
     confidence is the probability of the decision. weight is that of the identity, times
     the share of the crop's resolution that the photo had (eye distance over the
@@ -88,33 +101,26 @@ def clean_faces(
     """
     faces, duplicates = _aligned(faces, duplicates)
     vector_R = vector_rows(faces.column("face_id"), embeddings)
-    columns = _Columns.of(faces, duplicates, vector_R)
-    rows = np.flatnonzero(columns.decision_R < 0)
-    labels = faces.column("source_label").take(pa.array(rows)).combine_chunks()
-    names = pc.unique(labels)
-    names = names.take(pc.sort_indices(names))
-    label = pc.index_in(labels, value_set=names).to_numpy(zero_copy_only=False).astype(np.int64)
-    order = np.argsort(label, kind="stable")
-    rows = rows[order]
-    labelled = LabelledFaces(
-        label_N=label[order],
-        vector_N=vector_R[rows],
-        vectors_ND=vector_matrix(embeddings) if vectors is None else vectors,
-        labels=len(names),
-    )
-    fitted = fit_labels(labelled)
-    moves = find_moves(fitted, settings.relabel_confidence)
-    dominant_L = dominant_labels(fitted, moves.label_N < 0)
-    _decide(columns, rows, fitted, moves, dominant_L)
-    table = columns.table(faces, duplicates, names)
-    return table, _report(table, fitted, dominant_L, names)
+    columns = Columns.of(faces, duplicates, vector_R)
+    stored = vector_matrix(embeddings) if vectors is None else vectors
+    rows, everyone, names = _by_label(columns, faces, vector_R, stored)
+    original_N = near_copies(everyone)
+    own = np.flatnonzero(original_N == np.arange(len(original_N)))
+    text = names.to_pylist()
+    found = identify(subset(everyone, own), *label_pairs_of(rules, text))
+    groups = group_labels(found, text, rules)
+    dominant_L = _decide(columns, rows[own], found, groups, settings.relabel_confidence)
+    columns.repeat(rows, rows[original_N])
+    identities = pa.array(groups.identity_L, pa.string())
+    table = columns.table(faces, duplicates, names, identities)
+    return table, _report(table, found, groups, dominant_L, names)
 
 
 def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]:
-    keys = [(name, "ascending", "at_start") for name in _ROW_KEY]
+    keys = [(name, "ascending", "at_start") for name in ROW_KEY]
     faces = faces.take(pc.sort_indices(faces, sort_keys=keys))
     duplicates = duplicates.take(pc.sort_indices(duplicates, sort_keys=keys))
-    if any(not faces.column(n).equals(duplicates.column(n)) for n in _ROW_KEY):
+    if any(not faces.column(n).equals(duplicates.column(n)) for n in ROW_KEY):
         raise CorruptData(
             f"the duplicates table ({len(duplicates)} rows) is not of these {len(faces)} "
             "faces: run dedup again"
@@ -122,112 +128,46 @@ def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]
     return faces, duplicates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Columns:
-    """The columns of DECISIONS while they are filled in; -1 and NaN stand for null."""
-
-    decision_R: Int64  # place in _DECISIONS; -1: not decided yet
-    reason_R: Int64  # place in _REASONS
-    confidence_R: npt.NDArray[np.float32]
-    status_R: Int64  # evidence that is a status: place in _STATUSES
-    label_R: Int64  # evidence that is a label
-    similarity_R: npt.NDArray[np.float32]
-    identity_R: Int64  # label
-    quality_R: Float
-
-    @classmethod
-    def of(cls, faces: pa.Table, duplicates: pa.Table, vector_R: Int64) -> _Columns:
-        """Decide what needs no look at the labels."""
-        count = len(faces)
-        eyes_R = np.nan_to_num(faces.column("eye_distance_px").to_numpy().astype(np.float64))
-        columns = cls(
-            decision_R=np.full(count, -1),
-            reason_R=np.full(count, -1),
-            confidence_R=np.ones(count, np.float32),
-            status_R=np.full(count, -1),
-            label_R=np.full(count, -1),
-            similarity_R=np.full(count, np.nan, np.float32),
-            identity_R=np.full(count, -1),
-            quality_R=np.clip(eyes_R / TEMPLATE_EYES_PX, 0.0, 1.0),
-        )
-        status = faces.column("status")
-        unfit_R = pc.not_equal(status, FaceStatus.OK.value).to_numpy()
-        code_R = pc.index_in(status, value_set=pa.array([s.value for s in _STATUSES]))
-        columns.status_R[unfit_R] = code_R.to_numpy()[unfit_R]
-        columns.put(unfit_R, Decision.DROP, Reason.QUALITY)
-        twin_R = pc.equal(duplicates.column("decision"), Decision.DUPLICATE.value).to_numpy()
-        for reason in (Reason.SAME_BYTES, Reason.SAME_PICTURE):
-            this_R = pc.equal(duplicates.column("reason"), reason.value).to_numpy()
-            columns.put(twin_R & this_R, Decision.DUPLICATE, reason)
-        columns.put(vector_R < 0, Decision.DROP, Reason.NO_VECTOR)
-        bare_R = faces.column("source_label").is_null().to_numpy()
-        columns.put(bare_R, Decision.KEEP, Reason.UNLABELLED)
-        return columns
-
-    def put(self, rows: Bool | Int64, decision: Decision, reason: Reason) -> None:
-        """Decide rows; of a mask over all rows, those that are not decided yet."""
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows & (self.decision_R < 0))
-        self.decision_R[rows] = _DECISIONS.index(decision)
-        self.reason_R[rows] = _REASONS.index(reason)
-
-    def table(self, faces: pa.Table, duplicates: pa.Table, names: pa.Array) -> pa.Table:
-        """Return the rows as schema.DECISIONS."""
-        twin = pa.array(self.decision_R == _DECISIONS.index(Decision.DUPLICATE))
-        own = pa.array(self.similarity_R, mask=np.isnan(self.similarity_R))
-        stays_R = np.isin(
-            self.decision_R, [_DECISIONS.index(d) for d in (Decision.KEEP, Decision.RELABEL)]
-        )
-        kept = _named(self.identity_R, names)
-        decided = {
-            **{name: faces.column(name) for name in (*_ROW_KEY, "source_label")},
-            "identity_id": pc.if_else(twin, self._kept_identity(duplicates, kept, stays_R), kept),
-            "decision": _named(self.decision_R, pa.array([d.value for d in _DECISIONS])),
-            "reason": _named(self.reason_R, pa.array([r.value for r in _REASONS])),
-            "confidence": pc.if_else(
-                twin, duplicates.column("confidence"), pa.array(self.confidence_R)
-            ),
-            "evidence": pc.coalesce(
-                pc.if_else(twin, duplicates.column("evidence"), None),
-                _named(self.status_R, pa.array([s.value for s in _STATUSES])),
-                _named(self.label_R, names),
-            ),
-            "similarity": pc.if_else(twin, duplicates.column("similarity"), own),
-            "weight": np.where(stays_R, self.confidence_R * self.quality_R, 0.0).astype(np.float32),
-        }
-        return pa.table([decided[field.name] for field in DECISIONS], schema=DECISIONS)
-
-    def _kept_identity(
-        self, duplicates: pa.Table, kept: pa.Array, stays_R: Bool
-    ) -> pa.ChunkedArray:
-        """Return for each duplicate the identity of the face that was kept for it."""
-        stay = pa.array(np.flatnonzero(stays_R))
-        ids = duplicates.column("face_id").take(stay).combine_chunks()
-        return kept.take(stay).take(pc.index_in(duplicates.column("evidence"), value_set=ids))
-
-
-def _named(code_R: Int64, names: pa.Array) -> pa.Array:
-    """Return names by their place; null for -1."""
-    return names.take(pa.array(code_R, mask=code_R < 0))
+def _by_label(
+    columns: Columns, faces: pa.Table, vector_R: Int64, vectors: VectorRows
+) -> tuple[Int64, LabelledFaces, pa.Array]:
+    """Return the rows that are still to be decided, sorted by label, and the labels' names."""
+    rows = np.flatnonzero(columns.decision_R < 0)
+    labels = faces.column("source_label").take(pa.array(rows)).combine_chunks()
+    names = pc.unique(labels)
+    names = names.take(pc.sort_indices(names))
+    label = pc.index_in(labels, value_set=names).to_numpy(zero_copy_only=False).astype(np.int64)
+    order = np.argsort(label, kind="stable")
+    everyone = LabelledFaces(
+        label_N=label[order],
+        vector_N=vector_R[rows[order]],
+        vectors_ND=vectors,
+        labels=len(names),
+    )
+    return rows[order], everyone, names
 
 
 def _decide(
-    columns: _Columns, rows_N: Int64, fitted: LabelFit, moves: Moves, dominant_L: Bool
-) -> None:
-    """Fill in the rows of labelled faces."""
-    label_N, share = fitted.faces.label_N, fitted.mixture.clean_share
-    moved_N = moves.label_N >= 0
-    left_N = np.bincount(label_N[~moved_N], minlength=fitted.faces.labels)[label_N]
+    columns: Columns, rows_N: Int64, found: Identified, groups: LabelGroups, confidence: float
+) -> Bool:
+    """Fill in the rows of labelled faces; return which labels have a dominant identity."""
+    label_N, judged = found.faces.label_N, found.judged
+    right_N = judged.right_N >= 0.5
+    target_N, dominant_L = _moves(found, confidence)
+    moved_N = target_N >= 0
+    left_N = np.bincount(label_N[~moved_N], minlength=found.faces.labels)[label_N]
     dominant_N = dominant_L[label_N]
-    pair_N = fitted.faces.size_L[label_N] == 2
-    even_N = np.where(pair_N, fitted.clean_N, share / (1 + share))  # one of two is wrong
+    merged_N = groups.survivor_L[label_N] != label_N
+    unknown_N = found.owners.person_L[label_N] < 0
     cases = [  # which faces, decision, reason, confidence; the first that applies
-        (moved_N, Decision.RELABEL, Reason.OTHER_IDENTITY, moves.confidence_N),
-        (dominant_N & fitted.member_N, Decision.KEEP, Reason.SAME_PERSON, fitted.clean_N),
-        (dominant_N, Decision.DROP, Reason.OUTLIER, 1 - fitted.clean_N),
-        (left_N == 1, Decision.KEEP, Reason.SINGLE, np.full(len(label_N), share)),
-        (left_N == 2, Decision.KEEP, Reason.NO_DOMINANT, even_N),
-        (left_N > 2, Decision.DROP, Reason.NO_DOMINANT, 1 - 1 / np.maximum(left_N, 1)),
+        (moved_N, Decision.RELABEL, Reason.OTHER_IDENTITY, judged.other_right_N),
+        (dominant_N & right_N & merged_N, Decision.MERGE, Reason.MERGED, judged.right_N),
+        (dominant_N & right_N, Decision.KEEP, Reason.SAME_PERSON, judged.right_N),
+        (dominant_N, Decision.DROP, Reason.OUTLIER, 1 - judged.right_N),
+        (left_N == 1, Decision.KEEP, Reason.SINGLE, judged.right_N),
+        (unknown_N & right_N, Decision.KEEP, Reason.SINGLE, judged.right_N),
+        (left_N == 2, Decision.KEEP, Reason.NO_DOMINANT, judged.right_N),
+        (left_N > 2, Decision.DROP, Reason.NO_DOMINANT, 1 - judged.right_N),
     ]
     open_N = np.ones(len(label_N), dtype=bool)
     for which_N, decision, reason, confidence_N in cases:
@@ -236,25 +176,72 @@ def _decide(
         columns.put(rows_N[now], decision, reason)
         columns.confidence_R[rows_N[now]] = confidence_N[now]
         if decision != Decision.DROP:
-            columns.identity_R[rows_N[now]] = label_N[now]
+            columns.identity_R[rows_N[now]] = groups.survivor_L[label_N[now]]
         if reason != Reason.SINGLE:
             columns.label_R[rows_N[now]] = label_N[now]
-            columns.similarity_R[rows_N[now]] = fitted.cosine_N[now]
+            columns.similarity_R[rows_N[now]] = judged.own_cosine_N[now]
+        if decision == Decision.MERGE:
+            columns.label_R[rows_N[now]] = groups.survivor_L[label_N[now]]
+            columns.similarity_R[rows_N[now]] = groups.similarity_L[label_N[now]]
     to = rows_N[moved_N]
-    columns.identity_R[to] = columns.label_R[to] = moves.label_N[moved_N]
-    columns.similarity_R[to] = moves.cosine_N[moved_N]
+    columns.identity_R[to] = columns.label_R[to] = groups.survivor_L[target_N[moved_N]]
+    columns.similarity_R[to] = judged.other_cosine_N[moved_N]
+    return dominant_L
 
 
-def _report(table: pa.Table, fitted: LabelFit, dominant_L: Bool, names: pa.Array) -> CleanFit:
-    size_L = fitted.faces.size_L
+def _moves(found: Identified, confidence: float) -> tuple[Int64, Bool]:
+    """Return the label each face is moved to, or -1, and which labels have a dominant identity.
+
+    A face is moved where another person is likely enough, nobody else would do as well, and
+    that person dominates a label: the one with most of their faces.
+    """
+    label_N, judged, people = found.faces.label_N, found.judged, found.people
+    owner_L = found.owners.person_L
+    own_N = (judged.right_N >= 0.5) & (owner_L[label_N] >= 0)
+    sure_N = (judged.other_right_N >= confidence) & judged.clear_N & (judged.right_N < 0.5)
+    members_L = np.bincount(label_N, own_N, minlength=found.faces.labels)
+    home_P = np.full(people.total + 1, -1)
+    order = np.argsort(members_L, kind="stable")
+    order = order[owner_L[order] >= 0]
+    home_P[owner_L[order]] = order  # the largest is written last
+    sure_N &= home_P[judged.other_N] >= 0
+    staying_L = np.bincount(label_N, ~sure_N, minlength=found.faces.labels)
+    dominant_L = (members_L > np.maximum(_rivals(found), 0)) & (
+        members_L >= MIN_DOMINANT_SHARE * staying_L
+    )
+    target_N = np.where(sure_N, home_P[judged.other_N], -1)
+    target_N[(target_N >= 0) & ~dominant_L[target_N]] = -1
+    return target_N, dominant_L
+
+
+def _rivals(found: Identified) -> Int64:
+    """Return for each label how many faces the largest person has there who has no label."""
+    people, label_N = found.people, found.faces.label_N
+    homeless_P = np.ones(people.total + 1, dtype=bool)
+    homeless_P[found.owners.person_L] = False
+    homeless_P[-1] = False
+    person_N = np.where(homeless_P[people.person_N], people.person_N, -1)
+    counts = Counts.of(person_N, label_N, people.total, found.faces.labels)
+    rival_L = np.zeros(found.faces.labels, np.int64)
+    np.maximum.at(rival_L, counts.label_E, counts.count_E)
+    return rival_L
+
+
+def _report(
+    table: pa.Table, found: Identified, groups: LabelGroups, dominant_L: Bool, names: pa.Array
+) -> CleanFit:
+    size_L = found.faces.size_L
     counted = table.group_by(["decision", "reason"]).aggregate([([], "count_all")]).to_pylist()
     without = np.flatnonzero(~dominant_L & (size_L > 1))
     return CleanFit(
-        mixture=fitted.mixture,
-        threshold=fitted.mixture.threshold(REPORT_OTHERS),
-        impostor_quantiles=fitted.quantiles,
+        mixture=found.mixture,
+        threshold=found.mixture.threshold(REPORT_OTHERS),
+        impostor_quantiles=found.impostors.quantiles,
+        stranger_share=found.judged.stranger_share,
         labels=len(names),
         labels_single=int((size_L == 1).sum()),
         labels_without_dominant=tuple(names.take(pa.array(without)).to_pylist()),
+        rounds=found.rounds,
         counts=tuple(sorted((c["decision"], c["reason"], c["count_all"]) for c in counted)),
+        pairs=groups.pairs,
     )

@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from facepipe import centres, ids
-from facepipe.clean import CleanFit, CleanSettings, clean_faces
+from facepipe.clean import CleanFit, CleanSettings, LabelRules, clean_faces
 from facepipe.errors import CorruptData
-from facepipe.schema import DECISIONS, DUPLICATES
+from facepipe.schema import DECISIONS, DUPLICATES, LABEL_PAIRS
 
 DIM = 128
 Array = npt.NDArray[np.float64]
@@ -85,17 +85,25 @@ def tables(
 
 
 def cleaned(
-    labels: list[str | None], vectors: list[Any] | Array, **columns: list[Any]
+    labels: list[str | None],
+    vectors: list[Any] | Array,
+    rules: LabelRules | None = None,
+    **columns: list[Any],
 ) -> tuple[list[dict[str, Any]], CleanFit]:
     """Return the decisions in the order of the faces given."""
     faces, duplicates, embeddings = tables(labels, vectors, **columns)
-    return decided(faces, duplicates, embeddings)
+    return decided(faces, duplicates, embeddings, rules)
 
 
 def decided(
-    faces: pa.Table, duplicates: pa.Table, embeddings: pa.Table
+    faces: pa.Table,
+    duplicates: pa.Table,
+    embeddings: pa.Table,
+    rules: LabelRules | None = None,
 ) -> tuple[list[dict[str, Any]], CleanFit]:
-    table, fit = clean_faces(faces, duplicates, embeddings, CleanSettings())
+    table, fit = clean_faces(faces, duplicates, embeddings, CleanSettings(), rules=rules)
+    assert fit.pairs.schema.equals(LABEL_PAIRS, check_metadata=True)
+    fit.pairs.validate(full=True)
     assert table.schema.equals(DECISIONS, check_metadata=True)
     table.validate(full=True)
     rows = table.to_pylist()
@@ -180,7 +188,7 @@ def test_strangers_are_dropped_not_moved() -> None:
 def test_confidence_is_a_probability_that_holds() -> None:
     """On faces that are hard to tell, so that there are doubts to be right about."""
     sure, right = [], []
-    for seed in range(4):
+    for seed in range(6):
         sizes = [12] * 80
         true = np.repeat(np.arange(80), sizes)
         label = flipped(true, 0.3, seed)
@@ -273,12 +281,14 @@ def test_two_labels_do_not_swap_their_faces() -> None:
 
 
 def test_a_face_that_fits_two_labels_alike_is_not_moved() -> None:
-    """Two labels of one person: a stray face of theirs has no clear home."""
+    """Two labels of one person, said to be apart: a stray face of theirs has no clear home."""
     vectors = tight([17] + [8] * 20)
     label = np.concatenate([[1] * 8, [2] * 8, [5], np.repeat(np.arange(3, 23), 8)])
-    rows, _ = cleaned(named(label), vectors)
+    rules = LabelRules(different=(("person-001", "person-002"),))
+    rows, fit = cleaned(named(label), vectors, rules=rules)
     assert (rows[16]["decision"], rows[16]["reason"]) == ("drop", "outlier")
     assert {r["decision"] for r in rows[:16]} == {"keep"}
+    assert [p["verdict"] for p in fit.pairs.to_pylist()] == ["refused"]
 
 
 def test_two_people_of_equal_share_have_no_dominant_identity() -> None:
@@ -313,8 +323,159 @@ def test_a_folder_of_strangers_has_no_dominant_identity() -> None:
 @pytest.mark.parametrize("halves", [1, 2])
 def test_one_person_in_one_or_two_labels_is_no_noise(halves: int) -> None:
     rows, fit = cleaned(named(np.arange(30) % halves), tight([30]))
-    assert {(r["decision"], r["reason"]) for r in rows} == {("keep", "same_person")}
-    assert fit.labels == halves
+    lesser = {("merge", "merged")} if halves == 2 else set()
+    assert {(r["decision"], r["reason"]) for r in rows} == {("keep", "same_person")} | lesser
+    assert fit.labels == halves and len({r["identity_id"] for r in rows}) == 1
+
+
+# --- labels that are one person
+
+
+def split_set(**more: Any) -> tuple[list[str | None], Array]:
+    """Return 30 people of nine faces, of whom the first two have a second label."""
+    vectors = tight([14, 14] + [9] * 28)
+    label = np.concatenate([[0] * 9, [50] * 5, [1] * 9, [51] * 5, np.repeat(np.arange(2, 30), 9)])
+    return named(label), vectors
+
+
+def test_a_person_under_two_labels_is_merged_into_the_larger() -> None:
+    labels, vectors = split_set()
+    rows, fit = cleaned(labels, vectors)
+    for person, lesser in ((0, 50), (1, 51)):
+        mine = [r for r in rows if r["source_label"] == f"person-{lesser:03d}"]
+        assert {(r["decision"], r["reason"]) for r in mine} == {("merge", "merged")}
+        assert {r["identity_id"] for r in mine} == {f"person-{person:03d}"}
+        assert {r["evidence"] for r in mine} == {f"person-{person:03d}"}
+        assert all(r["similarity"] > 0.9 and r["weight"] > 0.9 for r in mine)
+    assert Counter(r["decision"] for r in rows) == {"keep": len(rows) - 10, "merge": 10}
+    pairs = fit.pairs.to_pylist()
+    assert [(p["label_a"], p["label_b"], p["verdict"]) for p in pairs] == [
+        ("person-000", "person-050", "merged"),
+        ("person-001", "person-051", "merged"),
+    ]
+    assert all(p["confidence"] > 0.9 and p["support"] > 0.9 and p["rank"] == 1 for p in pairs)
+
+
+def test_a_stray_face_of_merged_labels_goes_to_the_survivor() -> None:
+    vectors = tight([15] + [9] * 29)
+    label = np.concatenate([[0] * 8, [50] * 6, [7], np.repeat(np.arange(1, 30), 9)])
+    rows, _ = cleaned(named(label), vectors)
+    assert (rows[14]["decision"], rows[14]["identity_id"]) == ("relabel", "person-000")
+
+
+def test_what_a_person_says_about_labels_is_done() -> None:
+    labels, vectors = split_set()
+    rules = LabelRules(
+        same=(("person-002", "person-003"),), different=(("person-000", "person-050"),)
+    )
+    rows, fit = cleaned(labels, vectors, rules=rules)
+    of = {r["source_label"]: r for r in rows}
+    assert of["person-050"]["decision"] == "keep"
+    assert of["person-050"]["identity_id"] == "person-050"
+    assert of["person-003"]["identity_id"] == of["person-002"]["identity_id"] == "person-002"
+    assert of["person-051"]["identity_id"] == "person-001"
+    verdicts = {(p["label_a"][-3:], p["label_b"][-3:]): p["verdict"] for p in fit.pairs.to_pylist()}
+    assert verdicts == {
+        ("000", "050"): "refused",
+        ("001", "051"): "merged",
+        ("002", "003"): "merged",
+    }
+
+
+def test_rules_about_labels_that_are_not_there_change_nothing() -> None:
+    labels, vectors = split_set()
+    rules = LabelRules(same=(("a", "b"), ("person-000", "c")), different=(("d", "person-001"),))
+    assert cleaned(labels, vectors, rules=rules) == cleaned(labels, vectors)
+
+
+def test_names_stay_with_people() -> None:
+    """The group of 0 and 50 was called 50 when that was larger; 1 was called something else."""
+    labels, vectors = split_set()
+    earlier = {"person-000": "person-050", "person-050": "person-050", "person-001": "Ann"}
+    rows, _ = cleaned(labels, vectors, rules=LabelRules(survivors=earlier))
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        names.setdefault(row["source_label"], set()).add(row["identity_id"])
+    assert names["person-000"] == names["person-050"] == {"person-050"}
+    assert names["person-001"] == names["person-051"] == {"Ann"}
+    assert names["person-002"] == {"person-002"}
+    assert {r["decision"] for r in rows if r["source_label"] == "person-000"} == {"merge"}
+
+
+def test_a_split_group_does_not_share_its_old_name() -> None:
+    labels, vectors = split_set()
+    earlier = {name: "person-002" for name in ("person-002", "person-003")}
+    rows, _ = cleaned(labels, vectors, rules=LabelRules(survivors=earlier))
+    names = {r["source_label"]: r["identity_id"] for r in rows}
+    assert (names["person-002"], names["person-003"]) == ("person-002", "person-003")
+
+
+# --- several groups in a label
+
+
+def test_an_age_mode_of_the_same_person_stays() -> None:
+    """Childhood photos: each far from the others, but their mean is near to the rest's mean."""
+    rng = np.random.default_rng(2)
+    vectors = tight([20] + [9] * 60, seed=3)
+    mean = vectors[:12].mean(axis=0) / np.linalg.norm(vectors[:12].mean(axis=0))
+    child = rng.normal(size=DIM)
+    child -= (child @ mean) * mean
+    child = 0.62 * mean + np.sqrt(1 - 0.62**2) * child / np.linalg.norm(child)
+    away = rng.normal(size=(8, DIM))
+    away -= (away @ child)[:, None] * child
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    vectors[12:20] = 0.8 * child + 0.6 * away
+    label = np.concatenate([[0] * 20, np.repeat(np.arange(1, 61), 9)])
+    rows, _ = cleaned(named(label), vectors)
+    assert [r["decision"] for r in rows[:20]] == ["keep"] * 20
+
+
+def test_a_minority_of_somebody_else_is_flagged_though_it_agrees() -> None:
+    vectors = tight([9, 6] + [9] * 40)
+    label = np.concatenate([[0] * 15, np.repeat(np.arange(1, 41), 9)])
+    rows, _ = cleaned(named(label), vectors)
+    assert [r["decision"] for r in rows[:15]] == ["keep"] * 9 + ["drop"] * 6
+
+
+def test_look_alikes_who_outnumber_a_person_do_not_take_the_label() -> None:
+    """A third of everybody's faces lie under the next person's label; 0 has far more than 1."""
+    sizes = [60] + [9] * 30
+    vectors = tight(sizes)
+    true = np.repeat(np.arange(31), sizes)
+    third = np.concatenate([np.arange(n) % 3 == 0 for n in sizes])
+    label = np.where(third, (true + 1) % 31, true)
+    rows, fit = cleaned(named(label), vectors)
+    assert [r["decision"] == "keep" for r in rows] == (~third).tolist()
+    assert all(
+        r["identity_id"] == n for r, n in zip(rows, named(true), strict=True) if r["identity_id"]
+    )
+    assert "merged" not in fit.pairs["verdict"].to_pylist()
+
+
+def test_near_copies_are_one_witness() -> None:
+    """A wrong face twice, and two different right ones: the right ones agree."""
+    vectors = tight([2, 1] + [9] * 40)
+    copy = vectors[2] + 0.01 * np.random.default_rng(0).normal(size=DIM)
+    vectors = np.vstack([vectors[:3], copy / np.linalg.norm(copy), vectors[3:]])
+    label = np.concatenate([[0] * 4, np.repeat(np.arange(1, 41), 9)])
+    rows, _ = cleaned(named(label), vectors)
+    assert [r["decision"] for r in rows[:4]] == ["keep", "keep", "drop", "drop"]
+    assert rows[2]["confidence"] == rows[3]["confidence"]
+
+
+def test_the_last_face_of_a_label_is_kept_when_the_others_are_explained() -> None:
+    """One right face and three wrong ones, whose people are known: it is right by elimination."""
+    rng = np.random.default_rng(1)
+    vectors = tight([1] + [9] * 40)
+    label = np.concatenate([[0], np.repeat(np.arange(1, 41), 9)])
+    for row in (5, 30, 77):
+        label[row] = 0
+    for row in rng.permutation(np.arange(100, 361))[:60]:  # noise, so that it is expected
+        label[row] = 1 + (label[row] + rng.integers(1, 39)) % 40
+    rows, _ = cleaned(named(label), vectors)
+    assert (rows[0]["decision"], rows[0]["reason"]) == ("keep", "single")
+    assert rows[0]["confidence"] > 0.8
+    assert [rows[n]["decision"] for n in (5, 30, 77)] == ["relabel"] * 3
 
 
 # --- every row
@@ -408,7 +569,8 @@ def test_the_order_of_the_rows_and_extra_columns_change_nothing() -> None:
         embeddings.take(mixed),
         CleanSettings(),
     )
-    assert one.equals(other) and fit == fit_again
+    assert one.equals(other) and fit.mixture == fit_again.mixture
+    assert fit.pairs.equals(fit_again.pairs) and fit.counts == fit_again.counts
 
 
 def test_the_size_of_a_block_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
