@@ -102,6 +102,7 @@ def _write(
         "det_score": rng.uniform(0.6, 0.9, count),
         "eye_distance_px": rng.uniform(20, 60, count),
         "sharpness": rng.uniform(50, 500, count),
+        "crop_hash": [rng.bytes(schema.CROP_HASH_BYTES) for _ in range(count)],
     }
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel(), pa.float16()), dim)
     embeddings = pa.table(

@@ -14,13 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facepipe.align import AlignSettings
 from facepipe.clean import CleanSettings
+from facepipe.cluster import ClusterSettings
 from facepipe.decode import DecodeSettings
 from facepipe.dedup import DedupSettings
 from facepipe.detect import DetectSettings
 from facepipe.embed import EmbedSettings
 from facepipe.errors import ConfigError
+from facepipe.export_choice import ExportSettings
 from facepipe.index import IndexSettings
 from facepipe.models import ModelSettings
+from facepipe.overlap import OverlapSettings
 from facepipe.quality import QualitySettings
 from facepipe.sources import SourceSettings
 from facepipe.url_guard import UrlSettings
@@ -87,7 +90,10 @@ class Settings(BaseModel):
     quality: QualitySettings = QualitySettings()
     embed: EmbedSettings = EmbedSettings()
     dedup: DedupSettings = DedupSettings()
+    cluster: ClusterSettings = ClusterSettings()
     clean: CleanSettings = CleanSettings()
+    overlap: OverlapSettings = OverlapSettings()
+    export: ExportSettings = ExportSettings()
     index: IndexSettings = IndexSettings()
     models: ModelSettings = ModelSettings()
     run: RunSettings = RunSettings()

@@ -14,7 +14,7 @@ same_identity  half of the faces of its identity, or more, are found to be one p
                the others as probes, it is less than q.
 
 Measured there with a 512-d recogniser, four halvings, at fpir 0.01 (0.001): marked are 0.7 %
-(0.5 %) of the strangers' faces, two thirds of those the same people under two names; 99.0 %
+(0.5 %) of the strangers' faces, many of those the same people under two names; 99.0 %
 (97.6 %) of the others' by themselves; 98.4 % (96.0 %) of their identities, and all with five faces
 or more. insightface leaves identities out at a fixed centre cosine of 0.4 (dataset_merge.py).
 

@@ -14,6 +14,8 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 LANDMARKS = 5  # left eye, right eye, nose, left mouth corner, right mouth corner (viewer's left)
 PHASH_BYTES = 8
+CROP_HASH_BYTES = 64
+CROP_GREY_PX = 48
 
 
 class PhotoStatus(StrEnum):
@@ -89,6 +91,15 @@ class PairVerdict(StrEnum):
     REFUSED = "refused"  # alike, but a person or a photo with both says that they are two
 
 
+class OverlapLevel(StrEnum):
+    """How a face was found in the probes, the strongest first."""
+
+    SAME_BYTES = "same_bytes"
+    SAME_PICTURE = "same_picture"
+    SAME_PERSON = "same_person"
+    SAME_IDENTITY = "same_identity"
+
+
 def _table(name: str, fields: list[pa.Field]) -> pa.Schema:
     metadata = {"facepipe.table": name, "facepipe.schema_version": str(SCHEMA_VERSION)}
     return pa.schema(fields, metadata=metadata)
@@ -108,7 +119,7 @@ PHOTOS = _table(
         pa.field("height_px", pa.int32()),
         pa.field("orientation", pa.int8()),  # EXIF 1..8 as found
         pa.field("source_label", _TEXT),
-        pa.field("phash", pa.binary(PHASH_BYTES)),  # facepipe.dedup.perceptual_hash
+        pa.field("phash", pa.binary(PHASH_BYTES)),  # facepipe.picture_hash
         pa.field("faces", pa.int32(), nullable=False),
         pa.field("status", _TEXT, nullable=False),
         pa.field("error", _TEXT, nullable=False),
@@ -128,6 +139,8 @@ FACES = _table(
         pa.field("rotation_deg", pa.int16(), nullable=False),  # the photo was turned by this
         pa.field("padded", pa.bool_(), nullable=False),  # found by the padded second pass
         pa.field("crop", pa.binary(), nullable=False),  # encoded image, 112 x 112
+        pa.field("crop_hash", pa.binary(CROP_HASH_BYTES)),  # facepipe.crop_hash; null: no crop
+        pa.field("crop_grey", pa.binary(CROP_GREY_PX**2)),  # 48 x 48 grey levels of the crop
         pa.field("eye_distance_px", _FLOAT, nullable=False),
         pa.field("sharpness", _FLOAT, nullable=False),
         pa.field("yaw_deg", _FLOAT, nullable=False),
@@ -180,8 +193,66 @@ LABEL_PAIRS = _table(
         pa.field("verdict", _TEXT, nullable=False),  # schema.PairVerdict
         pa.field("confidence", _FLOAT, nullable=False),  # probability that they are one person
         pa.field("similarity", _FLOAT, nullable=False),  # cosine of the two centres
-        pa.field("support", _FLOAT, nullable=False),  # share of face pairs that match by themselves
-        pa.field("rank", pa.int32(), nullable=False),  # the worse of the two mutual ranks, from 1
+        pa.field("support", _FLOAT),  # share of face pairs that match by themselves
+        pa.field("rank", pa.int32()),  # the worse of the two mutual ranks, from 1
+    ],
+)
+
+# Faces without a label, and who is the same person; see facepipe.cluster.
+CLUSTERS = _table(
+    "clusters",
+    [
+        pa.field("face_id", _TEXT, nullable=False),
+        pa.field("uri", _TEXT, nullable=False),
+        pa.field("member", _TEXT),
+        pa.field("cluster", pa.int64(), nullable=False),  # -1: nobody else's face, alone
+        pa.field("confidence", _FLOAT, nullable=False),  # probability that it belongs there
+        pa.field("evidence", _TEXT),  # the cluster's most typical other face
+        pa.field("similarity", _FLOAT),  # cosine to the mean of the cluster's other faces
+    ],
+)
+
+CLUSTER_PAIRS = _table(
+    "cluster_pairs",
+    [
+        pa.field("cluster_a", pa.int64(), nullable=False),
+        pa.field("cluster_b", pa.int64(), nullable=False),
+        pa.field("verdict", _TEXT, nullable=False),  # schema.PairVerdict
+        pa.field("confidence", _FLOAT, nullable=False),
+        pa.field("similarity", _FLOAT, nullable=False),
+    ],
+)
+
+# A row for every face and set of probes that it was found in.
+OVERLAPS = _table(
+    "overlaps",
+    [
+        pa.field("face_id", _TEXT, nullable=False),
+        pa.field("uri", _TEXT, nullable=False),
+        pa.field("member", _TEXT),
+        pa.field("identity_id", _TEXT),
+        pa.field("probe", _TEXT, nullable=False),  # name of the set
+        pa.field("probe_label", _TEXT),  # who it is there
+        pa.field("probe_face_id", _TEXT),  # null where a centre, the photo or others decided
+        pa.field("probe_uri", _TEXT),
+        pa.field("probe_member", _TEXT),
+        pa.field("level", _TEXT, nullable=False),  # OverlapLevel
+        pa.field("similarity", _FLOAT),  # cosine to the face or centre in the probes
+        pa.field("confidence", _FLOAT, nullable=False),  # probability that this is right
+    ],
+)
+
+# A row for every identity and set with a face in the table above.
+OVERLAP_IDENTITIES = _table(
+    "overlap_identities",
+    [
+        pa.field("identity_id", _TEXT, nullable=False),
+        pa.field("probe", _TEXT, nullable=False),
+        pa.field("probe_label", _TEXT),  # whom most of its faces were found to be
+        pa.field("overlaps", pa.bool_(), nullable=False),  # half its faces or more were found
+        pa.field("confidence", _FLOAT, nullable=False),  # of those faces, in the mean
+        pa.field("faces", pa.int64(), nullable=False),
+        *(pa.field(level.value, pa.int64(), nullable=False) for level in OverlapLevel),
     ],
 )
 

@@ -35,8 +35,13 @@ STEP_OF_TABLE = {
     "faces": "detect",
     "embeddings": "embed",
     "duplicates": "dedup",
+    "clusters": "cluster",
+    "cluster_pairs": "cluster",
     "decisions": "clean",
+    "label_pairs": "clean",
     "members": "members",
+    "overlaps": "overlap",
+    "overlap_identities": "overlap",
     "by_label": "by_label",
 }
 

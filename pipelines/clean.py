@@ -7,18 +7,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from facepipe.clean import CleanFit, CleanSettings, clean_faces
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facepipe.clean import CleanFit, CleanSettings, LabelRules, clean_faces
 from facepipe.commits import Commit, Plan, write_shard
 from facepipe.config import Settings
-from facepipe.schema import DECISIONS
+from facepipe.constraint_lines import Kind
+from facepipe.constraints import Constraints, label_rules
+from facepipe.decisions import resolution_weight
+from facepipe.obey import apply_constraints
+from facepipe.schema import DECISIONS, LABEL_PAIRS
 from facepipe.shards import Dataset
 from facepipe.store import open_store
-from pipelines import partition
+from facepipe.unlabelled import name_clusters
+from pipelines import cluster, partition
+from pipelines.earlier import Earlier, earlier_identities, read_earlier, store_earlier
 from pipelines.runners import ONE_CORE, Job, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
 STEP = "clean"
-VERSION = 1  # of the rules; raised when the same faces would get other decisions
+VERSION = 2  # of the rules; raised when the same faces would get other decisions
 DUPLICATE_COLUMNS = (
     "face_id",
     "uri",
@@ -46,6 +57,14 @@ class CleanJob(Recorded):
         return CleanWorker(self, Dataset(open_store(self.dataset)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanInputs:
+    """The payload of the task, beside the tables: what was said, and what was found before."""
+
+    constraints: Constraints
+    digest: str  # of all inputs but the earlier identities
+
+
 @dataclass(slots=True)
 class CleanWorker:
     """Decides on all faces of a dataset in one task.
@@ -59,22 +78,42 @@ class CleanWorker:
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         """Decide and commit, with what was learned from the data as the record's facts."""
         watch = Stopwatch()
-        faces = self.dataset.table("faces", FACE_COLUMNS)
-        duplicates = self.dataset.table("duplicates", DUPLICATE_COLUMNS)
-        known, vectors = partition.vectors_by_label(self.dataset)
-        watch.lap("read")
-        table, fit = clean_faces(faces, duplicates, known, self.job.clean, vectors)
-        watch.lap("clean")
+        earlier = read_earlier(self.dataset)
+        table, pairs, fit = self.decide(task.payload.constraints, earlier, watch)
         return write_shard(
             self.dataset.store,
             step=STEP,
             shard=task.shard,
             key=task.key,
-            tables=[("decisions", "decisions", table, DECISIONS)],
-            counts={"decisions": dict(Counter(table["decision"].to_pylist()))},
+            tables=[
+                ("decisions", "decisions", table, DECISIONS),
+                ("label_pairs", "label_pairs", pairs, LABEL_PAIRS),
+            ],
+            counts={
+                "decisions": dict(Counter(table["decision"].to_pylist())),
+                "label_pairs": dict(Counter(pairs["verdict"].to_pylist())),
+            },
             seconds=watch.rounded(),
-            facts=_facts(fit),
+            facts=_facts(fit, table),
         )
+
+    def decide(
+        self, constraints: Constraints, earlier: Earlier, watch: Stopwatch
+    ) -> tuple[pa.Table, pa.Table, CleanFit]:
+        """Return schema.DECISIONS and LABEL_PAIRS of the committed tables; commit nothing."""
+        faces = self.dataset.table("faces", FACE_COLUMNS)
+        duplicates = self.dataset.table("duplicates", DUPLICATE_COLUMNS)
+        known, vectors = partition.vectors_by_label(self.dataset)
+        watch.lap("read")
+        rules = _rules(faces, constraints, earlier)
+        settings = self.job.clean
+        table, fit = clean_faces(faces, duplicates, known, settings, vectors, rules=rules)
+        watch.lap("clean")
+        clusters, cluster_pairs = (self.dataset.table(n) for n in ("clusters", "cluster_pairs"))
+        table, more = name_clusters(table, clusters, cluster_pairs, earlier.faces)
+        table = apply_constraints(table, constraints, _full_weight(faces))
+        watch.lap("say")
+        return table, pa.concat_tables([fit.pairs, more]), fit
 
     def check(self) -> None:
         """There is no model to check."""
@@ -83,33 +122,57 @@ class CleanWorker:
         """Nothing here depends on one item alone."""
 
 
-def _facts(fit: CleanFit) -> dict[str, Any]:
+def _rules(faces: pa.Table, constraints: Constraints, earlier: Earlier) -> LabelRules:
+    """Return what a person, and an earlier run, say about labels."""
+    named = pa.array(constraints.faces, pa.string())
+    rows = faces.filter(pc.is_in(faces["face_id"], value_set=named))
+    label_of = dict(zip(rows["face_id"].to_pylist(), rows["source_label"].to_pylist(), strict=True))
+    same, different = label_rules(constraints, label_of)
+    return LabelRules(same=same, different=different, survivors=earlier.labels)
+
+
+def _full_weight(faces: pa.Table) -> npt.NDArray[np.float32]:
+    """Return the weight of each row if it is certain, in the order of DECISIONS."""
+    keys = [(name, "ascending", "at_start") for name in ("face_id", "uri", "member")]
+    eyes_px = faces["eye_distance_px"].take(pc.sort_indices(faces, sort_keys=keys))
+    return resolution_weight(eyes_px.to_numpy()).astype(np.float32)
+
+
+def _facts(fit: CleanFit, table: pa.Table) -> dict[str, Any]:
     return {
         "threshold": fit.threshold,
         "impostor_quantiles": [list(q) for q in fit.impostor_quantiles],
         "labels": fit.labels,
         "labels_single": fit.labels_single,
         "labels_without_dominant": list(fit.labels_without_dominant),
-        "reasons": [list(c) for c in fit.counts],
+        "reasons": [list(r) for r in _reasons(table)],
     }
 
 
+def _reasons(table: pa.Table) -> list[tuple[str, str, int]]:
+    rows = table.group_by(["decision", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    return sorted((r["decision"], r["reason"], r["count_all"]) for r in rows)
+
+
 def clean_steps(
-    dataset: Dataset, settings: Settings
+    dataset: Dataset, settings: Settings, constraints: Constraints
 ) -> Iterator[tuple[Job, Plan, list[ShardTask]]]:
     """Yield the parts of clean, each to be run before the next is asked for."""
     yield partition.partition_plan(dataset, settings)
-    yield clean_plan(dataset, settings)
+    yield cluster.cluster_plan(dataset, settings, constraints)
+    yield clean_plan(dataset, settings, constraints)
 
 
-def clean_plan(dataset: Dataset, settings: Settings) -> tuple[CleanJob, Plan, list[ShardTask]]:
+def clean_plan(
+    dataset: Dataset, settings: Settings, constraints: Constraints
+) -> tuple[CleanJob, Plan, list[ShardTask]]:
     """Return the job, plan and one task of clean over the committed tables.
 
-    Raises StoreError unless dedup has finished, and the faces are by label.
+    Raises StoreError unless dedup has finished, and the faces are by label and in clusters.
     """
     model = dataset.current_model()
     dataset.require_embeddings(model)
-    dataset.require("dedup", partition.STEP)
+    dataset.require("dedup", partition.STEP, cluster.STEP)
     job = CleanJob(
         dataset=dataset.uri,
         clean=settings.clean,
@@ -119,11 +182,46 @@ def clean_plan(dataset: Dataset, settings: Settings) -> tuple[CleanJob, Plan, li
     basis = {
         "version": VERSION,
         "clean": settings.clean.model_dump(mode="json"),
+        "cluster": settings.cluster.model_dump(mode="json"),
         "model_id": model,
     }
-    files = dataset.files("faces") + dataset.files("duplicates")
+    files = dataset.files("faces") + dataset.files("duplicates") + dataset.files("clusters")
+    files += dataset.files("cluster_pairs")
     files += [file for file, _ in partition.run_files(dataset)]
     rows = sum(f.rows for f in dataset.files("faces"))
-    key = shard_key(STEP, basis, [f.sha256 for f in files])
-    tasks = [ShardTask(step=STEP, shard="000000", key=key, items=rows)]
+    inputs = shard_key(STEP, basis, [[f.sha256 for f in files], _lines(constraints)])
+    earlier = earlier_of(dataset, inputs, constraints)
+    key = shard_key(STEP, basis, [inputs, earlier.digest])
+    payload = CleanInputs(constraints=constraints, digest=inputs)
+    tasks = [ShardTask(step=STEP, shard="000000", key=key, items=rows, payload=payload)]
     return job, plan_of(STEP, basis, tasks), tasks
+
+
+def earlier_of(dataset: Dataset, inputs: str, constraints: Constraints) -> Earlier:
+    """Return the identities that names are taken from, for these inputs."""
+    named = {line.b for line in constraints.of_kind(Kind.NAME)}
+    return earlier_identities(dataset, inputs, named)
+
+
+def before_clean(dataset: Dataset, task: ShardTask) -> None:
+    """Store what the task needs beside the tables; only while the dataset is held."""
+    payload: CleanInputs = task.payload
+    earlier = earlier_of(dataset, payload.digest, payload.constraints)
+    store_earlier(dataset, payload.digest, earlier)
+
+
+def decide_only(
+    dataset: Dataset, settings: Settings, constraints: Constraints
+) -> dict[str, dict[str, int]]:
+    """Return how many faces clean would decide how, decision -> reason -> rows; commit nothing."""
+    job, _, (task,) = clean_plan(dataset, settings, constraints)
+    earlier = earlier_of(dataset, task.payload.digest, constraints)
+    table, _, _ = job.open().decide(constraints, earlier, Stopwatch())
+    counts: dict[str, dict[str, int]] = {}
+    for decision, reason, rows in _reasons(table):
+        counts.setdefault(decision, {})[reason] = rows
+    return counts
+
+
+def _lines(constraints: Constraints) -> list[str]:
+    return sorted(line.text for line in constraints.lines)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from facepipe import __version__
-from pipelines import cli_index, cli_inspect, cli_plan
+from pipelines import cli_decide, cli_export, cli_index, cli_inspect, cli_plan
 from pipelines.options import (
     DEFAULT_PACK,
     Config,
+    ConstraintsOption,
     DryRun,
     Engine,
     EngineCommand,
@@ -37,9 +38,11 @@ from pipelines.options import (
     explained,
     print_json,
     settings_of,
+    terminate_like_ctrl_c,
 )
 
 if TYPE_CHECKING:
+    from facepipe.constraints import Constraints
     from pipelines.curate import Request
     from pipelines.runners import Runner
     from pipelines.stage import StepReport
@@ -90,6 +93,7 @@ def curate(
     config: Config = None,
     set_: SetOption = None,
     retry_failed: RetryFailed = False,
+    constraints: ConstraintsOption = None,
     index: Annotated[bool, typer.Option(help="Also build DATASET/index.")] = True,
     report: Annotated[bool, typer.Option(help="Also write DATASET/report.html.")] = True,
     json: Json = False,
@@ -111,6 +115,7 @@ def curate(
         pack=find_pack(models),
         sources=sources,
         retry_failed=retry_failed,
+        constraints=_said(constraints),
     )
     after = _gallery_and_report(request, index, report)
     _run(
@@ -237,15 +242,32 @@ def clean(
     workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
+    constraints: ConstraintsOption = None,
     json: Json = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Decide which faces to keep, drop or relabel, and why: the table decisions."""
+    """Decide which faces to keep, drop or relabel, which labels are one person, and why.
+
+    Faces without a label are put together to people. With --dry-run nothing is written, and
+    the counts of what would be decided are shown.
+    """
     from pipelines.curate import Request
 
-    request = Request(steps=("clean",), out=out, settings=settings_of(config, set_))
+    request = Request(
+        steps=("clean",),
+        out=out,
+        settings=settings_of(config, set_),
+        constraints=_said(constraints),
+    )
     _run(request, Where(engine, engine_option, workers), json=json, dry=dry_run, quiet=quiet)
+
+
+def _said(path: str | None) -> Constraints:
+    from facepipe.constraints import Constraints
+    from pipelines.constraints import read_file
+
+    return Constraints() if path is None else read_file(path)
 
 
 def _run(
@@ -267,7 +289,7 @@ def _run(
         print_json(rows) if json else typer.echo(_dry_text(rows))
         return
     exceeded: QuarantineExceeded | None = None
-    _terminate_like_ctrl_c()
+    terminate_like_ctrl_c()
     with Progress(quiet=quiet) as progress:
         retries = request.settings.run.retries
         with open_engine(where.engine, where.workers, retries, where.options or ()) as runner:
@@ -303,23 +325,21 @@ def _planned(
     return {"plan": planned}
 
 
-def _terminate_like_ctrl_c() -> None:
-    """Let SIGTERM (a preempted node, a stopped service) end a run as Ctrl-C does."""
-    import signal
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-
-
 def _dry_text(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(
         f"{r['step']}: after {r['after']}, whose result it needs"
         if "after" in r
         else f"{r['step']}: {r['items_to_do']} of {r['items']} items to do, "
-        f"in {r['shards_to_do']} of {r['shards']} shards"
+        f"in {r['shards_to_do']} of {r['shards']} shards{_would_decide(r)}"
         for r in rows
+    )
+
+
+def _would_decide(row: dict[str, Any]) -> str:
+    return "".join(
+        f"\n  {decision} {reason}: {faces}"
+        for decision, reasons in row.get("decisions", {}).items()
+        for reason, faces in reasons.items()
     )
 
 
@@ -341,6 +361,8 @@ def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
 
 
 app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")
+cli_decide.register(app)
+cli_export.register(app)
 cli_inspect.register(app)
 cli_plan.register(app)
 

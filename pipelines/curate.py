@@ -8,6 +8,7 @@ from typing import Any
 
 from facepipe.commits import Plan
 from facepipe.config import Settings
+from facepipe.constraints import Constraints
 from facepipe.errors import QuarantineExceeded, SourceNotFound
 from facepipe.packs import Pack
 from facepipe.schema import PhotoStatus
@@ -15,6 +16,7 @@ from facepipe.shards import Dataset, new_or_open_dataset, open_dataset
 from facepipe.source_listing import list_sources
 from facepipe.sources import Entry
 from pipelines import clean, dedup, detect, embed, members
+from pipelines.constraints import read_constraints, store_constraints
 from pipelines.detect_plan import (
     Retries,
     all_there,
@@ -49,15 +51,17 @@ class Request:
     pack: Pack | None = None  # None where no step needs a model
     sources: Sequence[str] = ()
     retry_failed: bool = False
+    constraints: Constraints = field(default_factory=Constraints)  # added to the dataset's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Inputs:
-    """What the sources hold today, and with it the dataset's own list."""
+    """What the sources hold today, and with it the dataset's own lists."""
 
     found: Sequence[Entry] = ()
     listing: Listing = field(default_factory=Listing)
     retries: Retries = field(default_factory=Retries)
+    constraints: Constraints = field(default_factory=Constraints)
 
 
 def run(
@@ -99,15 +103,16 @@ def dry_run(request: Request) -> list[dict[str, Any]]:
             continue
         for _, plan, tasks in _plans(step, dataset, request, inputs):
             todo = missing(dataset, plan.step, tasks)
-            rows.append(
-                {
-                    "step": plan.step.split("-")[0],
-                    "shards": len(tasks),
-                    "items": sum(t.items for t in tasks),
-                    "shards_to_do": len(todo),
-                    "items_to_do": sum(t.items for t in todo),
-                }
-            )
+            row: dict[str, Any] = {
+                "step": plan.step.split("-")[0],
+                "shards": len(tasks),
+                "items": sum(t.items for t in tasks),
+                "shards_to_do": len(todo),
+                "items_to_do": sum(t.items for t in todo),
+            }
+            if plan.step == clean.STEP and todo:  # it is cheap: say what it would decide
+                row["decisions"] = clean.decide_only(dataset, request.settings, inputs.constraints)
+            rows.append(row)
             if todo:
                 waiting = step
                 break
@@ -127,8 +132,9 @@ def _found(dataset: Dataset, request: Request) -> list[Entry]:
 
 
 def _inputs(dataset: Dataset, request: Request, found: Sequence[Entry]) -> _Inputs:
+    constraints = read_constraints(dataset).added(request.constraints.lines)
     if "detect" not in request.steps:
-        return _Inputs()
+        return _Inputs(constraints=constraints)
     settings = request.settings
     drop = settings.sources.gone == "drop"
     listing = extend(read_listing(dataset), found, settings.run.shard_photos, drop_gone=drop)
@@ -138,7 +144,7 @@ def _inputs(dataset: Dataset, request: Request, found: Sequence[Entry]) -> _Inpu
         )
     again = request.retry_failed
     retries = retry_failed(dataset, listing) if again else read_retries(dataset)
-    return _Inputs(found=found, listing=listing, retries=retries)
+    return _Inputs(found=found, listing=listing, retries=retries, constraints=constraints)
 
 
 def _check_models(dataset: Dataset, request: Request, inputs: _Inputs, runner: Runner) -> None:
@@ -189,7 +195,7 @@ def _plans(
     elif step == "dedup":
         yield dedup.dedup_plan(dataset, settings)
     else:
-        yield from clean.clean_steps(dataset, settings)
+        yield from clean.clean_steps(dataset, settings, inputs.constraints)
 
 
 def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _Inputs) -> None:
@@ -200,6 +206,9 @@ def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _I
         save_retries(dataset, inputs.retries)
     if plan.step.startswith("embed-"):
         dataset.set_current_model(plan.basis["model_id"])
+    if plan.step == clean.STEP:
+        store_constraints(dataset, inputs.constraints)
+        clean.before_clean(dataset, tasks[0])
 
 
 def quarantined_share(photos: Mapping[str, int]) -> float:

@@ -117,6 +117,16 @@ RetryFailed = Annotated[
         "or hung their worker; nothing else is redone.",
     ),
 ]
+ConstraintsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--constraints",
+        metavar="FILE.csv",
+        help="What you know: lines `same,A,B`, `different,A,B`, `keep,FACE`, `drop,FACE`, "
+        "`name,FACE,NAME` (A, B: a face id or `label:NAME`). Added to the dataset's own list, "
+        "which every later run obeys.",
+    ),
+]
 Config = Annotated[
     str | None,
     typer.Option("--config", metavar="F.yaml", help="Settings file; see `facepipe config`."),
@@ -166,3 +176,13 @@ def print_json(value: Any) -> None:
     import json
 
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def terminate_like_ctrl_c() -> None:
+    """Let SIGTERM (a preempted node, a stopped service) end a run as Ctrl-C does."""
+    import signal
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

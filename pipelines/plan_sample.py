@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from facepipe.commits import ShardFile
 from facepipe.config import Settings
+from facepipe.constraints import Constraints
 from facepipe.errors import SourceNotFound
 from facepipe.forecast import Population, population
 from facepipe.models import require_device
@@ -201,7 +202,9 @@ def run_sample(
     dataset.set_current_model(embedding[1].basis["model_id"])
     reports.append(run_step(dataset, runner, *embedding, progress))
     reports.append(run_step(dataset, runner, *dedup.dedup_plan(dataset, settings), progress))
-    for part in clean.clean_steps(dataset, settings):
+    for part in clean.clean_steps(dataset, settings, Constraints()):
+        if part[1].step == clean.STEP:
+            clean.before_clean(dataset, part[2][0])
         reports.append(run_step(dataset, runner, *part, progress))
     return SampleRun(
         reports=reports,

@@ -9,6 +9,7 @@ import cv2
 import pytest
 
 from facepipe.config import Settings, load
+from facepipe.constraints import Constraints
 from facepipe.packs import find_pack
 from facepipe.shards import Dataset, open_dataset
 from pipelines import curate
@@ -27,6 +28,7 @@ def curated(
     workers: int = 2,
     settings: Settings | None = None,
     steps: tuple[str, ...] = curate.STEPS,
+    constraints: Constraints | None = None,
 ) -> list[StepReport]:
     """Run steps of curate in-process, as the command line does."""
     request = curate.Request(
@@ -35,6 +37,7 @@ def curated(
         settings=settings or labelled_settings(),
         pack=find_pack(str(pack)),
         sources=[str(s) for s in sources],
+        constraints=constraints or Constraints(),
     )
     with LocalRunner(workers) as runner, Progress(quiet=True) as progress:
         return curate.run(request, runner, progress)[0]
@@ -57,7 +60,10 @@ def tree(root: Path) -> dict[str, bytes]:
         "faces",
         "embeddings",
         "duplicates",
+        "clusters",
+        "cluster_pairs",
         "decisions",
+        "label_pairs",
         "members",
         "by_label",
         "_plan",

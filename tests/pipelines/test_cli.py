@@ -32,6 +32,9 @@ COMMANDS = [
     ("embed",),
     ("dedup",),
     ("clean",),
+    ("undo",),
+    ("overlap",),
+    ("export",),
     ("index",),
     ("index", "build"),
     ("index", "search"),
@@ -76,6 +79,7 @@ def test_curate_prints_json_and_makes_gallery_and_report(
         "embed",
         "dedup",
         "by_label",
+        "cluster",
         "clean",
     ]
     assert (out / "report.html").is_file() and (out / "index" / "CURRENT").is_file()

@@ -14,6 +14,7 @@ from facepipe import ids, schema
 from facepipe.clean import clean_faces
 from facepipe.commits import Commit, Plan, write_shard
 from facepipe.config import load
+from facepipe.constraints import Constraints
 from facepipe.dedup import find_duplicates
 from facepipe.errors import StoreError
 from facepipe.neighbors import vector_matrix, vector_rows
@@ -55,7 +56,7 @@ def run(dataset: Dataset, steps: Iterable[tuple[Job, Plan, list[ShardTask]]]) ->
 
 def both(dataset: Dataset) -> list[int]:
     done = run(dataset, [dedup.dedup_plan(dataset, SETTINGS)])
-    return done + run(dataset, clean.clean_steps(dataset, SETTINGS))
+    return done + run(dataset, clean.clean_steps(dataset, SETTINGS, Constraints()))
 
 
 def shots(rng: np.random.Generator) -> tuple[Any, Any, Any]:
@@ -242,7 +243,7 @@ def test_clean_needs_its_runs(tmp_path: Path) -> None:
     dataset = make(tmp_path, 2)
     run(dataset, [dedup.dedup_plan(dataset, SETTINGS)])
     with pytest.raises(StoreError, match=r"by_label of .* has not finished"):
-        clean.clean_plan(dataset, SETTINGS)
+        clean.clean_plan(dataset, SETTINGS, Constraints())
 
 
 @pytest.mark.parametrize("order", ["label", "shard"])
