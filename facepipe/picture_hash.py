@@ -1,13 +1,11 @@
-"""The perceptual hash of a picture, and which hashes are near one another.
+"""The perceptual hash of a whole picture.
 
-Legend: N hashes, S side of the shrunken picture, P pairs.
+Legend: N hashes, S side of the shrunken picture.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +21,8 @@ DCT_ROUND = 3  # decimals of a grey level: rounding errors must not become hash 
 # coefficients tie at the median, as in flat, striped or mirrored artificial pictures: such
 # a hash is shared by pictures that have nothing else in common.
 FEATURELESS_BITS = 24
-PAIR_BLOCK = 1 << 21  # comparisons at a time: about 190 MB of temporaries
-MIN_BANDS = 3  # a band of more than 22 bits would need a table of starts of over 32 MB
+MIRROR_BITS = np.uint64(0x5555555555555555)  # of odd columns
 
-Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 Bool = npt.NDArray[np.bool_]
 
@@ -69,94 +65,10 @@ def featureless(hashes_N: UInt64) -> Bool:
     return np.bitwise_count(hashes_N) < FEATURELESS_BITS
 
 
-def candidate_pairs(hashes_N: UInt64, max_distance_bits: int) -> Int64:
-    """Return every pair of distinct rows whose hashes differ in few enough bits.
+def mirrored_words(hashes_N: UInt64) -> UInt64:
+    """Return nearly the hashes that the mirror images of the pictures have.
 
-    hashes_N: 64-bit words. Returns (P, 2) int64, sorted, the lower row first. Exact: with
-    the word cut in bands, two words within the distance agree in some band up to distance
-    // bands bits (pigeonhole), so each word meets just the words of its own and the
-    neighbouring band values (multi-index hashing, Norouzi et al. 2012).
-
-    Featureless hashes are in no pair: they would meet one another in N^2 pairs that mean
-    nothing. Equal hashes are pairs too: to keep a crowd of equal ones from making M^2
-    pairs, give each value once, as ``find_duplicates`` does.
+    In the mirror the coefficients of odd horizontal frequencies change their sign; what lies
+    between the median and its negative is wrong here, a few bits of 64.
     """
-    if not 0 <= max_distance_bits < HASH_BITS:
-        raise ValueError(f"max_distance_bits is {max_distance_bits}; it must be in 0..63")
-    rows = np.flatnonzero(~featureless(hashes_N))
-    words = hashes_N[rows]
-    bands = _bands(len(words), max_distance_bits)
-    radius = max_distance_bits // len(bands)
-    found = [np.empty((0, 2), np.int64)]
-    for place in range(len(bands)):
-        for first, second in _meetings(words, bands[place], radius):
-            differing = words[first] ^ words[second]
-            near = np.bitwise_count(differing) <= max_distance_bits
-            for shift, width in bands[:place]:  # an earlier band has found this pair already
-                near &= np.bitwise_count(_band(differing, shift, width)) > radius
-            found.append(np.stack([rows[first[near]], rows[second[near]]], axis=1))
-    pairs = np.concatenate(found)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-
-
-def _bands(words: int, distance: int) -> list[tuple[int, int]]:
-    """Return (shift, width in bits) of the bands that need the fewest comparisons."""
-
-    def cost(count: int) -> float:
-        width = HASH_BITS / count
-        near_values = sum(math.comb(round(width), bits) for bits in range(distance // count + 1))
-        return float(count * near_values * (1.0 + words / 2.0**width))
-
-    count = min(range(MIN_BANDS, HASH_BITS // 4 + 1), key=cost)
-    edges = [HASH_BITS * place // count for place in range(count + 1)]
-    return [(low, high - low) for low, high in itertools.pairwise(edges)]
-
-
-def _band(words: UInt64, shift: int, width: int) -> UInt64:
-    return (words >> np.uint64(shift)) & np.uint64((1 << width) - 1)
-
-
-def _meetings(words: UInt64, band: tuple[int, int], radius: int) -> Iterator[tuple[Int64, Int64]]:
-    """Yield rows whose band differs in at most ``radius`` bits, each pair once, in blocks."""
-    shift, width = band
-    value_N = _band(words, shift, width)
-    order = np.argsort(value_N, kind="stable")
-    value_N = value_N[order]  # neighbours in memory are then looked up together
-    starts = np.searchsorted(value_N, np.arange((1 << width) + 1, dtype=np.uint64))
-    for mask in _masks(width, radius):
-        # Of two values that differ by the mask, the one without its highest bit looks.
-        looking = np.flatnonzero(value_N & np.uint64(1 << int(mask).bit_length() >> 1) == 0)
-        other = (value_N[looking] ^ mask).astype(np.int64)
-        begin = starts[other] if mask else looking + 1  # equal values: only those further on
-        end = starts[other + 1]
-        for block in _blocks(end - begin):
-            item, place = _spans(begin[block], end[block])
-            first, second = order[looking[block][item]], order[place]
-            yield np.minimum(first, second), np.maximum(first, second)
-
-
-def _masks(width: int, radius: int) -> list[np.uint64]:
-    return [
-        np.uint64(sum(1 << bit for bit in bits))
-        for count in range(radius + 1)
-        for bits in itertools.combinations(range(width), count)
-    ]
-
-
-def _blocks(count_N: Int64) -> Iterator[slice]:
-    """Yield runs of rows with at most PAIR_BLOCK items in all (or a single row with more)."""
-    total_N = np.cumsum(count_N)
-    start = 0
-    while start < len(count_N):
-        before = total_N[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total_N, before + PAIR_BLOCK, side="right")))
-        yield slice(start, stop)
-        start = stop
-
-
-def _spans(begin_N: Int64, end_N: Int64) -> tuple[Int64, Int64]:
-    """Return, for each item of each span begin..end, its row and its place."""
-    length_N = end_N - begin_N
-    row = np.repeat(np.arange(len(begin_N)), length_N)
-    offset = np.arange(len(row)) - np.repeat(np.cumsum(length_N) - length_N, length_N)
-    return row, begin_N[row] + offset
+    return hashes_N ^ MIRROR_BITS

@@ -30,16 +30,17 @@ DRIVER_STEPS = 6  # each rewrites the manifest of all commits
 # What grows with the whole dataset, where a sample says nothing: one core with AVX-512, made
 # faces of 512-d, three a label, 2 % of the labels wrong, at 10,000, 40,000 and 160,000 faces.
 DEDUP_FACE_S = 3e-6
-DEDUP_MEETING_S = 1.6e-8  # of two hashes that share a band, see meetings()
-CLEAN_FACE_S = 96e-6
-CLEAN_MATCH_S = 2.3e-8  # of a face that may be of another label, with a label
+DEDUP_MEETING_S = 4e-8  # of two crops that share a key, see meetings(); 100,000 made faces
+CLEAN_FACE_S = 200e-6  # the same faces, 40 % of the labels wrong
+CLEAN_MATCH_S = 2.6e-8  # of a face that may be of another label, with a label; four rounds
 SUSPECTS = 0.02  # such faces
 INDEX_FACE_S = 8e-5  # from 10,746 faces of LFW
 DEDUP_FACE_BYTES = 1600.0
 CLEAN_FACE_BYTES = 1900.0
 INDEX_FACE_BYTES = 15_000.0  # docs/guides/curate.md
 TASK_BYTES = 200e6  # a process with NumPy and Arrow, before its first face
-HASH_BITS, DISTANCE_BITS, LEAST_BANDS = 64, 6, 3  # facepipe.picture_hash
+# facepipe.crop_pairs: tables, also mirrored, times the keys tried in each; and its limits.
+HASH_LOOKS, KEY_SIGNS, HASH_CROWD = 8 * 2 * 32, (8, 20), 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,18 +251,11 @@ def _run_faces(costs: Costs, shard_photos: int) -> float:
 # -- what is not a queue -----------------------------------------------------------------
 
 
-def meetings(words: float) -> float:
-    """Return how often dedup compares two hashes, with the bands that need the fewest.
-
-    As facepipe.picture_hash cuts them (multi-index hashing, Norouzi et al. 2012).
-    """
-
-    def times(bands: int) -> float:
-        width: float = HASH_BITS / bands
-        near = sum(math.comb(round(width), bits) for bits in range(DISTANCE_BITS // bands + 1))
-        return bands * near * (1.0 + words / math.exp2(width))
-
-    return words * min(times(bands) for bands in range(LEAST_BANDS, HASH_BITS // 4 + 1))
+def meetings(faces: float) -> float:
+    """Return how often dedup looks at two crops, with a table's keys as facepipe.crop_pairs has."""
+    least, most = KEY_SIGNS
+    signs = min(most, max(least, int(faces).bit_length() - 1))
+    return faces * HASH_LOOKS * min(HASH_CROWD, faces / math.exp2(signs))
 
 
 def _requests(containers: int, shards: int, runs: int) -> float:

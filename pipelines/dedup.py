@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from facepipe.commits import Commit, Plan, write_shard
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from facepipe.commits import Commit, Plan, ShardFile, write_shard
 from facepipe.config import Settings
+from facepipe.crop_rows import fixed_rows
 from facepipe.dedup import DedupSettings, find_duplicates
-from facepipe.schema import DUPLICATES
+from facepipe.schema import CROP_GREY_PX, DUPLICATES
 from facepipe.shards import Dataset
 from facepipe.store import open_store
 from pipelines.partition import vectors_by_shard
@@ -16,20 +21,19 @@ from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
 
 STEP = "dedup"
-VERSION = 1  # of the rules; raised when the same faces would get other decisions
+VERSION = 2  # of the rules; raised when the same faces would get other decisions
 FACE_COLUMNS = (
     "face_id",
-    "photo_id",
     "uri",
     "member",
-    "box_xyxy_px",
     "det_score",
     "eye_distance_px",
     "sharpness",
     "source_label",
     "status",
+    "crop_hash",
 )
-PHOTO_COLUMNS = ("photo_id", "width_px", "height_px", "phash")
+PHOTO_COLUMNS = ("photo_id", "phash")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class DedupJob(Recorded):
 class DedupWorker:
     """Compares all photos of a dataset in one task.
 
-    Crops are never read, and vectors only of faces whose photos look alike.
+    Crops are never read, and vectors and small grey pictures only of faces that look alike.
     """
 
     job: DedupJob
@@ -63,7 +67,8 @@ class DedupWorker:
         photos = self.dataset.table("photos", PHOTO_COLUMNS)
         known, vectors = vectors_by_shard(self.dataset, self.job.model_id)
         watch.lap("read")
-        table = find_duplicates(faces, photos, known, self.job.dedup, vectors)
+        greys = StoredGreys(self.dataset, self.dataset.files("faces"))
+        table = find_duplicates(faces, photos, known, self.job.dedup, vectors, greys)
         watch.lap("dedup")
         return write_shard(
             self.dataset.store,
@@ -71,7 +76,7 @@ class DedupWorker:
             shard=task.shard,
             key=task.key,
             tables=[("duplicates", "duplicates", table, DUPLICATES)],
-            counts={"duplicates": dict(Counter(table["decision"].to_pylist()))},
+            counts={"duplicates": _counted(table.column("decision"))},
             seconds=watch.rounded(),
         )
 
@@ -80,6 +85,36 @@ class DedupWorker:
 
     def probe(self, task: ShardTask, item: int) -> None:
         """Nothing here depends on one item alone."""
+
+
+def _counted(decisions: pa.ChunkedArray) -> dict[str, int]:
+    return {c["values"]: c["counts"] for c in decisions.value_counts().to_pylist()}
+
+
+class StoredGreys:
+    """The small grey pictures of a dataset's crops; rows are read when asked for.
+
+    Used as an array of shape (N, 48, 48) is: ``greys[rows]``, in the order of the shards.
+    """
+
+    def __init__(self, dataset: Dataset, files: Sequence[ShardFile]) -> None:
+        """Point at the rows of committed shards of FACES, in this order."""
+        self._dataset = dataset
+        self._files = files
+        self._starts = np.cumsum([0, *(f.rows for f in files)])
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the pictures of rows. Raises CorruptData."""
+        found = np.empty((len(rows), CROP_GREY_PX**2), np.uint8)
+        file_N = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(file_N, kind="stable")
+        ends = np.searchsorted(file_N[order], np.arange(len(self._files) + 1))
+        for file in np.flatnonzero(np.diff(ends)).tolist():
+            here = order[ends[file] : ends[file + 1]]
+            column = self._dataset.read(self._files[file], ["crop_grey"]).column("crop_grey")
+            pictures = fixed_rows(column, CROP_GREY_PX**2)
+            found[here] = pictures[rows[here] - self._starts[file]]
+        return found.reshape(-1, CROP_GREY_PX, CROP_GREY_PX)
 
 
 def dedup_plan(dataset: Dataset, settings: Settings) -> tuple[DedupJob, Plan, list[ShardTask]]:

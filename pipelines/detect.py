@@ -19,10 +19,10 @@ from facepipe import ids
 from facepipe.align import AlignSettings
 from facepipe.commits import Commit, ShardFile, write_shard
 from facepipe.decode import Decoded, DecodeSettings, decode
-from facepipe.dedup import perceptual_hash
 from facepipe.detect import Detector, DetectSettings
 from facepipe.models import ModelSettings
 from facepipe.packs import Pack
+from facepipe.picture_hash import perceptual_hash
 from facepipe.quality import QualitySettings
 from facepipe.schema import FACES, PHOTOS, PhotoStatus
 from facepipe.shards import Dataset
@@ -36,7 +36,7 @@ from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch
 
 STEP = "detect"
-VERSION = 1  # of the rules; raised when the same photos would give other rows
+VERSION = 2  # of the rules; raised when the same photos would give other rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

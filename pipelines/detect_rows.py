@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from facepipe import ids
 from facepipe.align import CROP_PX, AlignSettings, aligned_crop, encode_crop
+from facepipe.crop_hash import crop_grey, crop_hash
 from facepipe.decode import Decoded
 from facepipe.detect import Faces
 from facepipe.quality import QualitySettings, labelled_face, mark, measure
@@ -91,8 +92,11 @@ def _face_row(
     try:
         crop = aligned_crop(pixels_HWC, points)
         encoded = encode_crop(crop, align)
+        whole, cut = crop_grey(pixels_HWC, points)
+        hashed: dict[str, Any] = {"crop_hash": crop_hash(whole), "crop_grey": cut.tobytes()}
     except ValueError:  # landmarks that coincide: marked by its pose, embedded as bad_crop
         crop, encoded = np.zeros((CROP_PX, CROP_PX, 3), dtype=np.uint8), b""
+        hashed = {"crop_hash": None, "crop_grey": None}
     height, width = pixels_HWC.shape[:2]
     measured = measure(crop, points, box, width, height)
     return {
@@ -102,6 +106,7 @@ def _face_row(
         "rotation_deg": faces.rotation_deg,
         "padded": bool(faces.padded_N[k]),
         "crop": encoded,
+        **hashed,
         "eye_distance_px": measured.eye_distance_px,
         "sharpness": measured.sharpness,
         "yaw_deg": measured.yaw_deg,

@@ -11,13 +11,16 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from facepipe import dedup, ids
+from facepipe import crop_rows, dedup, ids
+from facepipe.crop_hash import crop_hash
+from facepipe.crop_match import match_probability, unexplained_motion
 from facepipe.dedup import DedupSettings, find_duplicates, same_bytes
-from facepipe.schema import DUPLICATES
+from facepipe.schema import CROP_GREY_PX, CROP_HASH_BYTES, DUPLICATES
+from tests.facepipe.small_pictures import Grey, moved, next_frame, picture
 
 DIM = 64
-BASE = 0x0F1E2D3C4B5A6978  # 32 bits set, as in the hash of an ordinary picture
-BOX = [20.0, 20, 60, 70]
+WORD = 0x0F1E2D3C4B5A6978  # 32 bits set, as in the hash of an ordinary photo
+SCENE = picture(1)
 
 
 def unit(seed: int, near: npt.NDArray[Any] | None = None, cosine: float = 1.0) -> Any:
@@ -38,22 +41,21 @@ def flipped(word: int, bits: int) -> int:
 
 
 def face(photo: str, **changes: Any) -> dict[str, Any]:
-    """Return a face, all alike but for what is said; ``word`` and sides are its photo's."""
+    """Return a face, all alike but for what is said; ``word`` is its photo's hash."""
     photo_id = ids.photo_id(photo.encode())
     row = {
         "face_id": ids.face_id(photo_id, changes.pop("ordinal", 0)),
         "photo_id": photo_id,
         "uri": f"file:///{photo}.jpg",
         "member": None,
-        "box_xyxy_px": BOX,
         "det_score": 0.8,
         "eye_distance_px": 20.0,
         "sharpness": 100.0,
         "source_label": "ada",
         "status": "ok",
+        "grey": SCENE,
         "vector": PERSON,
-        "word": BASE,
-        "sides": (100, 100),
+        "word": WORD,
     }
     assert not changes.keys() - row.keys()
     return row | changes
@@ -61,33 +63,31 @@ def face(photo: str, **changes: Any) -> dict[str, Any]:
 
 FACE_SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("face_id", "photo_id", "uri", "member")),
-        ("box_xyxy_px", pa.list_(pa.float32(), 4)),
+        *((name, pa.string()) for name in ("face_id", "uri", "member")),
         *((n, pa.float32()) for n in ("det_score", "eye_distance_px", "sharpness")),
         *((name, pa.string()) for name in ("source_label", "status")),
+        ("crop_hash", pa.binary(CROP_HASH_BYTES)),
+        ("crop_grey", pa.binary(CROP_GREY_PX**2)),
     ]
 )
 
 
+def stored(row: dict[str, Any]) -> dict[str, Any]:
+    grey: Grey | None = row["grey"]
+    hashed = None if grey is None else crop_hash(np.ascontiguousarray(grey))
+    return {"crop_hash": hashed, "crop_grey": None if grey is None else grey.tobytes()}
+
+
 def tables(rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table, pa.Table]:
-    faces = pa.Table.from_pylist([{n: r[n] for n in FACE_SCHEMA.names} for r in rows], FACE_SCHEMA)
+    faces = pa.Table.from_pylist([r | stored(r) for r in rows], FACE_SCHEMA)
     photos = [
         {
             "photo_id": r["photo_id"],
             "phash": None if r["word"] is None else r["word"].to_bytes(8, "big"),
-            "width_px": r["sides"][0],
-            "height_px": r["sides"][1],
         }
         for r in rows
     ]
-    photo_schema = pa.schema(
-        [
-            ("photo_id", pa.string()),
-            ("phash", pa.binary(8)),
-            ("width_px", pa.int32()),
-            ("height_px", pa.int32()),
-        ]
-    )
+    photo_schema = pa.schema([("photo_id", pa.string()), ("phash", pa.binary(8))])
     vectors = [None if r["vector"] is None else np.float16(r["vector"]) for r in rows]
     embeddings = pa.table(
         [
@@ -109,11 +109,14 @@ def found(rows: list[dict[str, Any]], **settings: Any) -> dict[str, dict[str, An
     return {r["uri"].removeprefix("file:///").removesuffix(".jpg"): r for r in table.to_pylist()}
 
 
-def is_pair(second: dict[str, Any], **settings: Any) -> bool:
+def reason(second: dict[str, Any], **settings: Any) -> str | None:
+    """Return why a face is a duplicate of, or is kept for, an ordinary one; None if neither."""
     rows = found([face("first"), second], **settings)
     decisions = Counter(row["decision"] for row in rows.values())
     assert decisions in ({"keep": 2}, {"keep": 1, "duplicate": 1})
-    return decisions["duplicate"] == 1
+    reasons = {row["reason"] for row in rows.values()}
+    assert len(reasons) == 1  # the kept face has the reason of its copy
+    return None if decisions["keep"] == 2 else reasons.pop()
 
 
 # --- what is a duplicate
@@ -140,45 +143,67 @@ def test_the_same_picture_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "duplicate"),
+    ("changes", "expected"),
     [
-        ({}, True),
-        ({"word": flipped(BASE, 6)}, True),
-        ({"word": flipped(BASE, 7)}, False),
-        ({"vector": unit(1, PERSON, 0.87)}, True),
-        ({"vector": unit(1, PERSON, 0.83)}, False),  # the same person, not the same picture
-        ({"vector": unit(1)}, False),
-        ({"sides": (200, 200), "box_xyxy_px": [40.0, 40, 120, 140]}, True),  # twice the size
-        ({"sides": (200, 200)}, False),  # elsewhere in the picture
-        ({"box_xyxy_px": [20.0, 20, 60, 62]}, True),
-        ({"box_xyxy_px": [20.0, 20, 60, 48]}, False),
-        ({"vector": None}, False),
-        ({"word": None}, False),
-        ({"sides": (None, 100)}, False),
-        ({"sides": (0, 0)}, False),
-        ({"source_label": "bob"}, True),
-        ({"status": "blurred"}, True),
+        ({}, "same_picture"),
+        ({"grey": moved(SCENE, 1.2, -0.8, 1.03, 2.0)}, "same_picture"),
+        ({"grey": SCENE[:, ::-1], "word": WORD ^ 0x5555555555555555}, "same_picture"),
+        ({"grey": SCENE[:, ::-1]}, "same_crop"),  # mirrored, the photo around it is not
+        ({"word": flipped(WORD, 10)}, "same_picture"),
+        ({"word": flipped(WORD, 11)}, "same_crop"),
+        ({"word": None}, "same_crop"),
+        ({"word": 1 << 63}, "same_crop"),  # a featureless photo
+        ({"grey": np.where(np.arange(48) < 41, SCENE, 0)}, "same_picture"),  # cut off
+        ({"grey": next_frame(SCENE)}, None),  # the same moment, another exposure
+        ({"grey": next_frame(SCENE[:, ::-1])}, None),
+        ({"grey": picture(2)}, None),
+        ({"grey": None}, None),
+        ({"grey": np.full((48, 48), 90, np.uint8)}, None),
+        ({"vector": unit(1, PERSON, 0.55)}, "same_picture"),
+        ({"vector": unit(1, PERSON, 0.45)}, None),
+        ({"vector": unit(1)}, None),
+        ({"vector": None}, None),
+        ({"source_label": "bob"}, "same_picture"),
+        ({"status": "blurred"}, "same_picture"),
+        ({"eye_distance_px": float("nan")}, "same_picture"),
     ],
 )
-def test_hash_place_and_vector_all_have_to_agree(changes: dict[str, Any], duplicate: bool) -> None:
-    assert is_pair(face("second", **changes)) is duplicate
+def test_crop_and_vector_have_to_agree(changes: dict[str, Any], expected: str | None) -> None:
+    changes = {
+        k: v.astype(np.uint8) if k == "grey" and v is not None else v for k, v in changes.items()
+    }
+    assert reason(face("second", **changes)) == expected
+
+
+def test_the_confidence_is_the_probability_that_the_crops_are_copies() -> None:
+    other = moved(SCENE, 0.6, 0.4, 0.98)
+    rows = found([face("big", eye_distance_px=40.0), face("small", grey=other)])
+    motion = unexplained_motion(other[None], SCENE[None])
+    expected = match_probability(motion, np.array([20.0]))[0]
+    assert rows["small"]["confidence"] == pytest.approx(expected, abs=1e-6)
+    assert 0.9 < expected <= 1.0
 
 
 def test_settings_are_the_limits() -> None:
-    near = face("second", word=flipped(BASE, 3), vector=unit(1, PERSON, 0.9))
-    assert is_pair(near, max_distance_bits=3, min_similarity=0.89)
-    assert not is_pair(near, max_distance_bits=2, min_similarity=0.89)
-    assert not is_pair(near, max_distance_bits=3, min_similarity=0.91)
-    with pytest.raises(ValidationError):
-        DedupSettings(min_similarity=1.5)
+    near = face("second", grey=next_frame(SCENE, 0.3), vector=unit(1, PERSON, 0.8))
+    rows = found([face("first"), near], min_confidence=0.5).values()
+    (sure,) = [r["confidence"] for r in rows if r["decision"] == "duplicate"]
+    assert 0.5 < sure < 0.9999
+    assert reason(near, min_confidence=sure - 0.001)
+    assert not reason(near, min_confidence=min(sure + 0.0001, 0.99999))
+    assert not reason(near, min_confidence=0.5, min_similarity=0.82)
+    for wrong in ({"min_confidence": 1.0}, {"min_confidence": 0.4}, {"min_similarity": 1.5}):
+        with pytest.raises(ValidationError):
+            DedupSettings(**wrong)
 
 
 def test_a_burst_is_kept_whole() -> None:
-    """One person before one wall: faces nearly alike, the pictures are not; and vice versa."""
-    burst = [face(f"shot-{i}", word=flipped(BASE, 8 * i)) for i in range(5)]
-    assert {r["decision"] for r in found(burst).values()} == {"keep"}
-    changing = [face(f"shot-{i}", vector=unit(i, PERSON, 0.8)) for i in range(5)]
-    assert {r["reason"] for r in found(changing).values()} == {"single"}
+    """One person before one wall: equal vectors and photos, but something always moves."""
+    burst = [
+        face(f"shot-{i}", grey=next_frame(SCENE, 1.0, x, y))
+        for i, (x, y) in enumerate([(0.3, 0.3), (0.7, 0.35), (0.5, 0.55), (0.4, 0.75), (0.6, 0.8)])
+    ]
+    assert {r["reason"] for r in found(burst).values()} == {"single"}
 
 
 def test_two_faces_of_one_photo_are_two_people() -> None:
@@ -187,9 +212,8 @@ def test_two_faces_of_one_photo_are_two_people() -> None:
 
 
 def test_each_face_of_a_group_photo_finds_its_own() -> None:
-    boxes = [[10.0, 10, 30, 30], [40.0, 10, 60, 30], [70.0, 10, 90, 30]]
     rows = [
-        face(photo, ordinal=i, box_xyxy_px=boxes[i], vector=unit(i), eye_distance_px=size)
+        face(photo, ordinal=i, grey=picture(10 + i), vector=unit(i), eye_distance_px=size)
         for photo, size in (("large", 30.0), ("small", 15.0))
         for i in range(3)
     ]
@@ -197,11 +221,6 @@ def test_each_face_of_a_group_photo_finds_its_own() -> None:
     evidence = {r["face_id"]: r["evidence"] for r in table if r["decision"] == "duplicate"}
     large, small = ids.photo_id(b"large"), ids.photo_id(b"small")
     assert evidence == {ids.face_id(small, i): ids.face_id(large, i) for i in range(3)}
-
-
-def test_featureless_pictures_are_not_compared() -> None:
-    rows = [face(f"{i}", word=1 << 63) for i in range(3)]
-    assert {r["decision"] for r in found(rows).values()} == {"keep"}
 
 
 # --- the same bytes
@@ -232,8 +251,8 @@ def test_members_of_an_archive_are_occurrences() -> None:
     ]
 
 
-def test_the_same_bytes_need_no_vector_and_no_hash() -> None:
-    rows = [face("a", vector=None, word=None) | {"uri": f"file:///{u}.jpg"} for u in "12"]
+def test_the_same_bytes_need_no_vector_and_no_crop() -> None:
+    rows = [face("a", vector=None, grey=None) | {"uri": f"file:///{u}.jpg"} for u in "12"]
     result = found(rows)
     assert result["2"]["reason"] == "same_bytes"
     assert result["2"]["similarity"] == 1.0
@@ -303,31 +322,39 @@ def test_equal_quality_is_decided_by_the_id() -> None:
     assert kept == [min(r["face_id"] for r in result.values())]
 
 
+def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two faces are one picture, as it is said of them alone."""
+    return "duplicate" in {r["decision"] for r in found([one, other]).values()}
+
+
 def test_duplicates_are_stars_and_never_chains() -> None:
-    """a - b - c - d, each 5 bits from the next: the ends are not the same picture."""
-    rows = [
-        face(name, word=flipped(BASE, 5 * i), eye_distance_px=40.0 - i)
-        for i, name in enumerate("abcd")
-    ]
-    result = found(rows)
+    """a - b - c, each a little further: the ends are not the same picture."""
+    frames = [next_frame(SCENE, cells) for cells in (0.0, 0.3, 0.6)]
+    a, b, c = (
+        face(name, grey=frame, eye_distance_px=40.0 - i)
+        for i, (name, frame) in enumerate(zip("abc", frames, strict=True))
+    )
+    assert agree(a, b) and agree(b, c) and not agree(a, c)
+    result = found([a, b, c])
     assert {n: r["decision"] for n, r in result.items()} == {
         "a": "keep",
         "b": "duplicate",
         "c": "keep",
-        "d": "duplicate",
     }
     assert result["b"]["evidence"] == result["a"]["face_id"]
-    assert result["d"]["evidence"] == result["c"]["face_id"]
 
 
-def crowd(count: int = 60) -> list[dict[str, Any]]:
+def crowd(count: int = 40) -> list[dict[str, Any]]:
     """Return many photos of a few pictures and people, with ties and near misses."""
     rng = np.random.default_rng(3)
     return [
         face(
             f"{i:03d}",
-            word=flipped(BASE, int(rng.integers(0, 10))),
-            vector=unit(100 + i, unit(int(rng.integers(0, 3))), rng.uniform(0.9, 1)),
+            grey=moved(
+                next_frame(picture(int(rng.integers(0, 3))), float(rng.choice([0, 0, 1]))),
+                *rng.uniform(-0.8, 0.8, 2),
+            ),
+            vector=unit(100 + i, unit(int(rng.integers(0, 2))), rng.uniform(0.9, 1)),
             eye_distance_px=float(rng.integers(20, 24)),
             status=str(rng.choice(["ok", "ok", "blurred"])),
         )
@@ -339,13 +366,8 @@ def test_every_duplicate_agrees_with_a_kept_face_and_no_two_kept_ones_agree() ->
     rows = crowd()
     result = found(rows)
     by_id = {r["face_id"]: r for r in rows}
-
-    def agree(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        near = (a["word"] ^ b["word"]).bit_count() <= 6
-        return near and float(np.float16(a["vector"]) @ np.float16(b["vector"])) >= 0.85
-
     kept = [by_id[r["face_id"]] for r in result.values() if r["decision"] == "keep"]
-    assert 1 < len(kept) < 30
+    assert 6 <= len(kept) < 30
     assert not any(agree(a, b) for i, a in enumerate(kept) for b in kept[:i])
     for row in result.values():
         if row["decision"] == "duplicate":
@@ -353,16 +375,29 @@ def test_every_duplicate_agrees_with_a_kept_face_and_no_two_kept_ones_agree() ->
             assert agree(by_id[row["face_id"]], by_id[row["evidence"]])
 
 
-@pytest.mark.parametrize("block", [1, 4, 7])
-def test_the_size_of_a_block_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_a_crowd_of_copies_is_one_star(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More copies than a key is asked for; and behind them those of another picture."""
+    monkeypatch.setattr("facepipe.crop_pairs.CROWD", 4)
+    monkeypatch.setattr(dedup, "CROWD", 4)
+    rng = np.random.default_rng(1)
+    rows = [
+        face(f"{i:02d}", grey=moved(scene, *rng.uniform(-0.3, 0.3, 2)), eye_distance_px=90.0 - i)
+        for i in range(50)
+        for scene in [SCENE if i < 25 else next_frame(SCENE)]
+    ]
+    result = found(rows)
+    assert {n for n, r in result.items() if r["decision"] == "keep"} == {"00", "25"}
+
+
+@pytest.mark.parametrize(("pairs", "faces"), [(1, 1), (4, 3), (7, 1000)])
+def test_the_size_of_a_block_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, pairs: int, faces: int
+) -> None:
     whole = found(crowd())
-    monkeypatch.setattr(dedup, "FACE_BLOCK", block)
-    parts = found(crowd())
-    for name, row in whole.items():
-        assert parts[name] | {"similarity": 0, "confidence": 0} == row | {
-            "similarity": 0,
-            "confidence": 0,
-        }
+    monkeypatch.setattr(dedup, "READ_PAIRS", pairs)
+    monkeypatch.setattr(crop_rows, "READ_FACES", faces)
+    monkeypatch.setattr(crop_rows, "PAIR_BLOCK", pairs)
+    assert found(crowd()) == whole
 
 
 def test_the_order_of_the_rows_changes_nothing() -> None:

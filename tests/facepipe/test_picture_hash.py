@@ -1,4 +1,4 @@
-"""The hash against its definition, and near hashes against comparing all with all."""
+"""The hash of a whole picture against its definition, and what does not change it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from facepipe import picture_hash
-from facepipe.picture_hash import candidate_pairs, featureless, hash_words, perceptual_hash
+from facepipe.picture_hash import featureless, hash_words, mirrored_words, perceptual_hash
 from facepipe.schema import PHASH_BYTES
 
 Picture = npt.NDArray[np.uint8]
-UInt64 = npt.NDArray[np.uint64]
 
 
 def scene(seed: int, height: int = 240, width: int = 320) -> Picture:
@@ -102,61 +100,9 @@ def test_words_keep_the_order_of_the_bits() -> None:
     assert len(hash_words([])) == 0
 
 
-def all_with_all(words: UInt64, most: int) -> list[tuple[int, int]]:
-    told = [not f for f in featureless(words).tolist()]
-    values = words.tolist()
-    return [
-        (i, j)
-        for i in range(len(values))
-        for j in range(i + 1, len(values))
-        if told[i] and told[j] and (values[i] ^ values[j]).bit_count() <= most
-    ]
-
-
-def crowded_words(seed: int, count: int = 300) -> UInt64:
-    """Return words of which half are a few bits from another, with equal and empty ones."""
-    rng = np.random.default_rng(seed)
-    words = rng.integers(0, 2**64, count, dtype=np.uint64)
-    for row in range(count // 2):
-        word = int(words[rng.integers(count)])
-        for bit in rng.choice(64, rng.integers(0, 20), replace=False):
-            word ^= 1 << int(bit)
-        words[row] = word
-    words[:10], words[10:20] = words[10], 0
-    return words
-
-
-@pytest.mark.parametrize("most", [0, 1, 2, 3, 5, 6, 8, 11, 16])
-@pytest.mark.parametrize("block", [7, 1 << 21])
-def test_near_hashes_are_all_found_once(
-    monkeypatch: pytest.MonkeyPatch, most: int, block: int
-) -> None:
-    monkeypatch.setattr(picture_hash, "PAIR_BLOCK", block)
-    words = crowded_words(most)
-    pairs = candidate_pairs(words, most)
-    assert [tuple(p) for p in pairs.tolist()] == all_with_all(words, most)
-    assert len(pairs) > 10
-
-
-@pytest.mark.parametrize("bands", [3, 5, 8, 16])
-def test_any_cut_in_bands_finds_the_same(monkeypatch: pytest.MonkeyPatch, bands: int) -> None:
-    words = crowded_words(99)
-    expected = candidate_pairs(words, 9)
-    monkeypatch.setattr(picture_hash, "MIN_BANDS", bands)
-    np.testing.assert_array_equal(candidate_pairs(words, 9), expected)
-
-
-def test_featureless_hashes_meet_nobody() -> None:
-    words = np.zeros(100_000, np.uint64)  # 5e9 pairs, if they did
-    assert candidate_pairs(words, 6).shape == (0, 2)
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_few_hashes_have_no_pairs(count: int) -> None:
-    assert candidate_pairs(np.full(count, 0x0F0F0F0FF0F0F0F0, np.uint64), 6).shape == (0, 2)
-
-
-@pytest.mark.parametrize("most", [-1, 64])
-def test_an_impossible_distance_is_refused(most: int) -> None:
-    with pytest.raises(ValueError, match="max_distance_bits"):
-        candidate_pairs(np.zeros(2, np.uint64), most)
+@pytest.mark.parametrize("seed", range(8))
+def test_the_hash_of_the_mirror_image_is_nearly_known(seed: int) -> None:
+    word = hash_words([perceptual_hash(scene(seed))])
+    mirrored = perceptual_hash(np.ascontiguousarray(scene(seed)[:, ::-1]))
+    assert distance(int(mirrored_words(word)[0]).to_bytes(8, "big"), mirrored) <= 6
+    np.testing.assert_array_equal(mirrored_words(mirrored_words(word)), word)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facepipe import picture_hash, simulation
+from facepipe import crop_pairs, simulation
 from facepipe.simulation import Costs, makespan, meetings, simulate, workers_for
 
 COSTS = Costs(
@@ -156,12 +156,12 @@ def test_what_does_not_fit_is_named() -> None:
     assert "worker" not in run.too_large(64e9)
 
 
-@pytest.mark.parametrize("words", [100, 10_000, 160_000, 10_000_000, 1_000_000_000])
-def test_meetings_are_those_of_the_bands_that_dedup_takes(words: int) -> None:
-    bands = picture_hash._bands(words, simulation.DISTANCE_BITS)
-    width, radius = 64 / len(bands), simulation.DISTANCE_BITS // len(bands)
-    near = sum(math.comb(round(width), bits) for bits in range(radius + 1))
-    assert meetings(words) == pytest.approx(words * len(bands) * near * (1 + words / 2**width))
+@pytest.mark.parametrize("faces", [100, 10_000, 160_000, 10_000_000, 1_000_000_000])
+def test_meetings_are_those_of_the_tables_that_dedup_takes(faces: int) -> None:
+    least, most = crop_pairs.KEY_SIGNS
+    signs = min(most, max(least, faces.bit_length() - 1))
+    keys = 2 * len(crop_pairs.STRIDES) * 2**crop_pairs.PROBE_SIGNS
+    assert meetings(faces) == faces * keys * min(crop_pairs.CROWD, faces / 2**signs)
 
 
 def test_the_same_costs_give_the_same_times() -> None:

@@ -153,7 +153,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(
     assert ran(curated([photos], out, made_pack, settings=changed)) == {"clean": 1}
     flipped = labelled_settings("clean.relabel_confidence=0.9", "embed.flip=sum")
     again = ran(curated([photos], out, made_pack, settings=flipped))
-    assert set(again) == {"embed", "dedup", "by_label", "clean"}
+    assert set(again) == {"embed", "dedup", "by_label", "cluster", "clean"}
 
 
 def test_no_step_works_on_a_fragment_or_on_other_faces(
@@ -355,7 +355,8 @@ def test_no_photos_and_no_faces(tmp_path: Path, made_pack: Path) -> None:
         {"embeddings": {}},
         {"duplicates": {}},
         {"by_label": {}},
-        {"decisions": {}},
+        {"clusters": {}, "cluster_pairs": {}},
+        {"decisions": {}, "label_pairs": {}},
     ]
     dataset = open_dataset(tmp_path / "ds")
     assert dataset.table("decisions").num_rows == dataset.table("faces").num_rows == 0

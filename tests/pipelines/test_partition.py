@@ -15,16 +15,19 @@ from facepipe.clean import clean_faces
 from facepipe.commits import Commit, Plan, write_shard
 from facepipe.config import load
 from facepipe.constraints import Constraints
+from facepipe.crop_hash import crop_hash
 from facepipe.dedup import find_duplicates
 from facepipe.errors import StoreError
 from facepipe.neighbors import vector_matrix, vector_rows
 from facepipe.shards import Dataset
 from facepipe.store import open_store
+from facepipe.unlabelled import name_clusters
 from pipelines import clean, dedup, partition
 from pipelines.partition import vectors_by_label, vectors_by_shard
 from pipelines.progress import Progress
 from pipelines.runners import Job, ShardTask
 from pipelines.stage import run_step
+from tests.facepipe.small_pictures import picture
 
 DIM, MODEL, SHARD = 32, "ab" * 32, 30
 SETTINGS = load()
@@ -47,11 +50,13 @@ class Here:
 
 def run(dataset: Dataset, steps: Iterable[tuple[Job, Plan, list[ShardTask]]]) -> list[int]:
     """Run parts one after the other; return how many shards each of them did."""
+    done = []
     with Progress(quiet=True) as progress:
-        return [
-            run_step(dataset, Here(), job, plan, tasks, progress).shards_run
-            for job, plan, tasks in steps
-        ]
+        for job, plan, tasks in steps:
+            if plan.step == clean.STEP:
+                clean.before_clean(dataset, tasks[0])
+            done.append(run_step(dataset, Here(), job, plan, tasks, progress).shards_run)
+    return done
 
 
 def both(dataset: Dataset) -> list[int]:
@@ -59,25 +64,27 @@ def both(dataset: Dataset) -> list[int]:
     return done + run(dataset, clean.clean_steps(dataset, SETTINGS, Constraints()))
 
 
-def shots(rng: np.random.Generator) -> tuple[Any, Any, Any]:
-    """Return whose the faces of a shard are, their vectors, and their photos' hashes."""
+def shots(rng: np.random.Generator, number: int) -> tuple[Any, Any, Any, list[Any]]:
+    """Return whose the faces of a shard are, their vectors, photos' hashes, and grey crops."""
     person = rng.integers(0, 12, SHARD)
     centres = np.random.default_rng(99).normal(size=(12, DIM))
     vectors = centres[person] + 0.5 * rng.normal(size=(SHARD, DIM))
     vectors[3] = -vectors[3]  # nobody known
-    return person, vectors, rng.integers(0, 2**63, SHARD)
+    greys = [picture(1000 * number + i) for i in range(SHARD)]
+    return person, vectors, rng.integers(0, 2**63, SHARD), greys
 
 
 def shard_rows(number: int) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Return PHOTOS, FACES and EMBEDDINGS of 30 photos of 12 people, some awkward."""
     rng = np.random.default_rng(number)
-    person, vectors, words = shots(rng)
+    person, vectors, words, greys = shots(rng, number)
     names: list[str | None] = [f"person-{p:02d}" for p in person]
     names[0], names[1], names[2] = None, "person-03", "alone" if number == 1 else names[2]
     photo = [ids.photo_id(b"%d-%d" % (number, i)) for i in range(SHARD)]
     if number:  # a picture of shard 0 again, and the bytes of another under another name
-        _, first, first_words = shots(np.random.default_rng(0))
+        _, first, first_words, first_greys = shots(np.random.default_rng(0), 0)
         vectors[[5, 6]], words[[5, 6]] = first[[5, 6]], first_words[[5, 6]] ^ [3, 0]
+        greys[5:7] = first_greys[5:7]
         photo[6] = ids.photo_id(b"0-6")
     status = ["blurred" if i == 7 else "ok" for i in range(SHARD)]
     text = pa.string()
@@ -103,6 +110,8 @@ def shard_rows(number: int) -> tuple[pa.Table, pa.Table, pa.Table]:
         face_id=face_id,
         box_xyxy_px=box,
         eye_distance_px=pa.array(rng.uniform(20, 40, SHARD)),
+        crop_hash=pa.array([crop_hash(g) for g in greys], pa.binary(schema.CROP_HASH_BYTES)),
+        crop_grey=pa.array([g.tobytes() for g in greys], pa.binary(schema.CROP_GREY_PX**2)),
         status=pa.array(status),
     )
     unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
@@ -122,6 +131,8 @@ def filled(like: pa.Schema, **given: pa.Array) -> pa.Table:
         kind = field.type
         if field.name in given:
             columns.append(given[field.name].cast(kind))
+        elif field.nullable:
+            columns.append(pa.nulls(SHARD, kind))
         elif pa.types.is_fixed_size_list(kind):
             values = pa.array(np.zeros(kind.list_size * SHARD, np.float32))
             columns.append(pa.FixedSizeListArray.from_arrays(values, kind.list_size))
@@ -166,14 +177,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.partition.GROUP_ROWS", 8)
     monkeypatch.setattr("facepipe.centres.BLOCK_ROWS", 16)
     monkeypatch.setattr("facepipe.centres.PART_ROWS", 64)
-    monkeypatch.setattr("facepipe.dedup.READ_FACES", 4)
+    monkeypatch.setattr("facepipe.dedup.READ_PAIRS", 2)
 
 
 def in_memory(dataset: Dataset) -> tuple[pa.Table, pa.Table]:
     faces, photos = dataset.table("faces"), dataset.table("photos")
     embeddings = known_only(dataset.table("embeddings"))
     duplicates = find_duplicates(faces, photos, embeddings, SETTINGS.dedup)
-    return duplicates, clean_faces(faces, duplicates, embeddings, SETTINGS.clean)[0]
+    decisions, _ = clean_faces(faces, duplicates, embeddings, SETTINGS.clean)
+    clusters, pairs = (dataset.table(name) for name in ("clusters", "cluster_pairs"))
+    return duplicates, name_clusters(decisions, clusters, pairs, {})[0]
 
 
 def known_only(embeddings: pa.Table) -> pa.Table:
@@ -187,7 +200,7 @@ def table_of(dataset: Dataset, step: str) -> pa.Table:
 
 def test_decisions_are_those_of_vectors_in_memory(small: None, tmp_path: Path) -> None:
     dataset = make(tmp_path, 7)
-    assert both(dataset) == [1, 4, 1]
+    assert both(dataset) == [1, 4, 1, 1]
     duplicates, decisions = in_memory(dataset)
     for found, expected in (
         (table_of(dataset, "dedup"), duplicates),
@@ -222,10 +235,10 @@ def test_every_face_is_in_a_run_once(small: None, tmp_path: Path) -> None:
 def test_new_shards_add_runs_and_leave_the_others(small: None, tmp_path: Path) -> None:
     both(make(tmp_path, 5))
     dataset = make(tmp_path, 5)
-    assert both(dataset) == [0, 0, 0]
+    assert both(dataset) == [0, 0, 0, 0]
     before = [c.files[0].file for c in dataset.commits(partition.STEP)]
     dataset = make(tmp_path, 8)
-    assert both(dataset) == [1, 2, 1]  # the run that was not full, and a new one
+    assert both(dataset) == [1, 2, 1, 1]  # the run that was not full, and a new one
     after = [c.files[0].file for c in dataset.commits(partition.STEP)]
     assert after[:2] == before[:2] and before[2] not in after
     assert {k for k in dataset.store.list("by_label")} == set(after)
