@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from synthetic_faces import BLOCK_FACES, make_faces
 
 from facepipe import ids, schema
 from facepipe.commits import Plan, write_shard
 from facepipe.shards import Dataset
 from facepipe.store import open_store
-from synthetic_faces import BLOCK_FACES, make_faces
 
 MODEL = ids.digest("synthetic faces")
 SHARD_FACES = 4096
