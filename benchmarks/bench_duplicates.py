@@ -55,7 +55,7 @@ PRECISION = 0.999
 PDQ_LEAST_QUALITY = 50  # the authors: discard 49 and less
 # Pairs of photos of LFW that are one picture in themselves, as looking at them shows: start of
 # the SHA-256 of their two names, sorted, with a blank between.
-SAME_IN_LFW = frozenset({"2bad527eceeb"})
+SAME_IN_LFW = frozenset({"2bad527eceeb", "25669e74037e"})
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]

@@ -71,7 +71,7 @@ def duplicate_groups(faces: FaceRows) -> tuple[list[Group], int]:
     place_R = head_R.fill_null(-1).to_numpy().astype(np.int64)
     rows, place_R = rows[place_R >= 0], place_R[place_R >= 0]
     similarity_R = np.nan_to_num(faces.numbers("duplicates.similarity")[rows], nan=1.0)
-    other_R = faces.equal("duplicates.reason", Reason.SAME_PICTURE)[rows]
+    other_R = ~faces.equal("duplicates.reason", Reason.SAME_BYTES)[rows]
     rank_R = np.where(other_R, similarity_R, 2.0)  # the same bytes are beyond doubt
     rank_R = rank_R + 4.0 * ~faces.equal("status", FaceStatus.OK)[rows]  # and these go anyway
     order = np.lexsort((rows, rank_R, place_R))

@@ -178,6 +178,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facepipe.centres.BLOCK_ROWS", 16)
     monkeypatch.setattr("facepipe.centres.PART_ROWS", 64)
     monkeypatch.setattr("facepipe.dedup.READ_PAIRS", 2)
+    monkeypatch.setattr("facepipe.crop_rows.READ_FACES", 4)
 
 
 def in_memory(dataset: Dataset) -> tuple[pa.Table, pa.Table]:
