@@ -36,7 +36,7 @@ CLEAN_MATCH_S = 2.6e-8  # of a face that may be of another label, with a label; 
 SUSPECTS = 0.02  # such faces
 INDEX_FACE_S = 8e-5  # from 10,746 faces of LFW
 DEDUP_FACE_BYTES = 1600.0
-CLEAN_FACE_BYTES = 1900.0
+CLEAN_FACE_BYTES = 5500.0  # the same 100,000 faces
 INDEX_FACE_BYTES = 15_000.0  # docs/guides/curate.md
 TASK_BYTES = 200e6  # a process with NumPy and Arrow, before its first face
 # facepipe.crop_pairs: tables, also mirrored, times the keys tried in each; and its limits.
