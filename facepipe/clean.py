@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from facepipe.centres import LabelledFaces, VectorRows
-from facepipe.decisions import ROW_KEY, Columns
+from facepipe.decisions import ROW_KEY, Columns, row_order
 from facepipe.errors import CorruptData
 from facepipe.homes import Counts
 from facepipe.identities import Identified, identify
@@ -117,9 +117,7 @@ def clean_faces(
 
 
 def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]:
-    keys = [(name, "ascending", "at_start") for name in ROW_KEY]
-    faces = faces.take(pc.sort_indices(faces, sort_keys=keys))
-    duplicates = duplicates.take(pc.sort_indices(duplicates, sort_keys=keys))
+    faces, duplicates = faces.take(row_order(faces)), duplicates.take(row_order(duplicates))
     if any(not faces.column(n).equals(duplicates.column(n)) for n in ROW_KEY):
         raise CorruptData(
             f"the duplicates table ({len(duplicates)} rows) is not of these {len(faces)} "

@@ -24,6 +24,12 @@ _DECISIONS, _REASONS, _STATUSES = list(Decision), list(Reason), list(FaceStatus)
 _STAYING = (Decision.KEEP, Decision.RELABEL, Decision.MERGE)
 
 
+def row_order(table: pa.Table) -> pa.Array:
+    """Return the order of rows by ROW_KEY, in which DECISIONS and DUPLICATES are."""
+    keys = [(name, "ascending", "at_start") for name in ROW_KEY]
+    return pc.sort_indices(table, sort_keys=keys)
+
+
 def resolution_weight(eyes_px_R: npt.NDArray[np.floating]) -> Float:
     """Return the share of the crop's resolution that the photo had, by the eyes' distance."""
     eyes_R = np.nan_to_num(eyes_px_R.astype(np.float64))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facepipe.ids import PHOTO_ID_HEX
+from facepipe.decisions import row_order
 from facepipe.schema import DUPLICATES, Decision, FaceStatus, Reason
 
 Int64 = npt.NDArray[np.int64]
@@ -39,8 +40,7 @@ class Occurrences:
     @classmethod
     def of(cls, faces: pa.Table) -> Occurrences:
         """Sort rows by (face_id, uri, member) and choose the best of each face."""
-        keys = [(name, "ascending", "at_start") for name in ("face_id", "uri", "member")]
-        row_N = pc.sort_indices(faces, sort_keys=keys)
+        row_N = row_order(faces)
         table = faces.select(NAMES).take(row_N)
         row_N = row_N.to_numpy().astype(np.int64)
         starts_N = _changes(table.column("face_id").combine_chunks())

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from facepipe.centres import VectorRows
 from facepipe.cluster import ClusterSettings, People, find_people, photo_constraints
+from facepipe.decisions import ROW_KEY, row_order
 from facepipe.errors import CorruptData
 from facepipe.identity_names import stable_names
 from facepipe.neighbors import vector_rows
@@ -31,7 +32,6 @@ from facepipe.schema import (
 
 Int64 = npt.NDArray[np.int64]
 FacePairs = Sequence[tuple[str, str]]
-_ROW_KEY = ("face_id", "uri", "member")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,7 @@ def _usable(faces: pa.Table, duplicates: pa.Table) -> pa.Table:
         )
     )
     gone = duplicates.filter(pc.equal(duplicates.column("decision"), Decision.DUPLICATE.value))
-    keys = [(name, "ascending", "at_start") for name in _ROW_KEY]
-    faces = faces.take(pc.sort_indices(faces, sort_keys=keys))
+    faces = faces.take(row_order(faces))
     return faces.filter(pc.invert(pa.array(_among(faces, gone))))
 
 
@@ -128,15 +127,14 @@ def _clusters(faces: pa.Table, found: People) -> pa.Table:
     known_N = person_N >= 0
     typical_N = _typical(person_N, found.cosine_N)
     columns = {
-        **{name: faces.column(name) for name in _ROW_KEY},
+        **{name: faces.column(name) for name in ROW_KEY},
         "cluster": pa.array(person_N),
         "confidence": pa.array(found.confidence_N.astype(np.float32)),
         "evidence": faces.column("face_id").take(pa.array(typical_N, mask=typical_N < 0)),
         "similarity": pa.array(found.cosine_N.astype(np.float32), mask=~known_N),
     }
     table = pa.table([columns[f.name] for f in CLUSTERS], schema=CLUSTERS)
-    keys = [(name, "ascending", "at_start") for name in _ROW_KEY]
-    return table.take(pc.sort_indices(table, sort_keys=keys))
+    return table.take(row_order(table))
 
 
 def _typical(person_N: Int64, cosine_N: npt.NDArray[np.float64]) -> Int64:

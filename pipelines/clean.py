@@ -17,7 +17,7 @@ from facepipe.commits import Commit, Plan, write_shard
 from facepipe.config import Settings
 from facepipe.constraint_lines import Kind
 from facepipe.constraints import Constraints, label_rules
-from facepipe.decisions import resolution_weight
+from facepipe.decisions import resolution_weight, row_order
 from facepipe.obey import apply_constraints
 from facepipe.schema import DECISIONS, LABEL_PAIRS
 from facepipe.shards import Dataset
@@ -133,8 +133,7 @@ def _rules(faces: pa.Table, constraints: Constraints, earlier: Earlier) -> Label
 
 def _full_weight(faces: pa.Table) -> npt.NDArray[np.float32]:
     """Return the weight of each row if it is certain, in the order of DECISIONS."""
-    keys = [(name, "ascending", "at_start") for name in ("face_id", "uri", "member")]
-    eyes_px = faces["eye_distance_px"].take(pc.sort_indices(faces, sort_keys=keys))
+    eyes_px = faces["eye_distance_px"].take(row_order(faces))
     return resolution_weight(eyes_px.to_numpy()).astype(np.float32)
 
 

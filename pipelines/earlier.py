@@ -55,7 +55,7 @@ def earlier_identities(dataset: Dataset, inputs: str, named: Collection[str]) ->
     if not dataset.commits("clean"):
         return Earlier()
     rows = dataset.scan("decisions").to_table(
-        columns=["face_id", "source_label", "identity_id", "evidence"],
+        columns=["face_id", "source_label", "identity_id"],
         filter=(pc.field("reason") == Reason.CLUSTERED.value)
         | (pc.field("decision") == Decision.MERGE.value),
     )
