@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facepipe.ids import PHOTO_ID_HEX
 from facepipe.decisions import row_order
+from facepipe.ids import PHOTO_ID_HEX
 from facepipe.schema import DUPLICATES, Decision, FaceStatus, Reason
 
 Int64 = npt.NDArray[np.int64]
