@@ -15,7 +15,8 @@ from facepipe.centres import Float, Float32, Int64, LabelledFaces
 from facepipe.identities import Identified, Pairs
 from facepipe.merges import DOUBTFUL_SHARE, NEIGHBOURS, LabelRules
 from facepipe.mixture import logistic
-from facepipe.neighbors import nearest, unit_rows
+from facepipe.near_centres import NearCentres
+from facepipe.neighbors import unit_rows
 from facepipe.people import gather
 from facepipe.schema import LABEL_PAIRS, PairVerdict
 
@@ -185,7 +186,7 @@ def _support(faces: LabelledFaces, label_N: Int64, floor: float, keys: Int64) ->
 def _ranks(centres_LD: Float32, one: Int64, two: Int64) -> Int64:
     """Return the worse of the ranks that the labels of a pair have for each other."""
     asked = np.unique(np.concatenate([one, two]))
-    _, near_QK = nearest(centres_LD[asked], centres_LD, NEIGHBOURS + 1)
+    near_QK = NearCentres(centres_LD, len(asked)).find(centres_LD[asked], NEIGHBOURS + 1)
     rank = np.full((2, len(one)), NEIGHBOURS + 1)
     for side, (a, b) in enumerate(((one, two), (two, one))):
         near_CK = near_QK[np.searchsorted(asked, a)]

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from facepipe.centres import Float, Float32, Int64
 from facepipe.impostors import Impostors
-from facepipe.neighbors import nearest, unit_rows
+from facepipe.near_centres import NearCentres
+from facepipe.neighbors import unit_rows
 
 FALSE_SHARE = 0.001  # of joined pairs, expected to be two people: one takes many faces along
 DOUBTFUL_SHARE = 0.5  # pairs up to here are ambiguous
@@ -173,7 +174,7 @@ def false_share(rate_C: Float, compared: float) -> Float:
 
 def _pairs(centres_MD: Float32, label_M: Int64) -> tuple[Int64, Int64, Int64]:
     """Return pairs that are among each other's NEIGHBOURS, or of one label, and their rank."""
-    _, near_MK = nearest(centres_MD, centres_MD, NEIGHBOURS + 1)
+    near_MK = NearCentres(centres_MD, len(centres_MD)).find(centres_MD, NEIGHBOURS + 1)
     total, kept = near_MK.shape if near_MK.size else (0, 0)
     one_E, rank_E = np.repeat(np.arange(total), kept), np.tile(np.arange(kept), total)
     two_E = near_MK.ravel()

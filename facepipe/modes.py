@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.centres import Float, Float32, Int64, LabelledFaces
+from facepipe.label_cosines import TRIM_ROUNDS, Floors, label_cosines, modes_of, weights
 from facepipe.neighbors import unit_rows
 
 SUBCENTER_COSINE = 0.2588  # cos 75 deg: sub-center ArcFace drops faces further off (Deng 2020)
 # Two photos of a person hardly come so near: on LFW one pair in 2,500, all of one scene. CAST
 # (Zhu 2021) takes the same for a duplicate. Such faces are one witness, not two.
 COPY_COSINE = 0.95
-TRIM_ROUNDS = 3
-MIN_WEIGHT = 0.05  # of a face that counts; leaving one out would lose the digits of smaller ones
 SEED_FACES = 2048  # of a larger label, evenly spread: 16 MB of cosines
 # Modes looked for in one label. The label of somebody whom many resemble gets faces of them all.
 MOST_MODES = 6
@@ -30,29 +29,13 @@ GRAM_FACES = 2048  # whose cosines are held at a time, in labels of one size
 class Modes:
     """Groups of two or more faces of one label that agree, the largest support first.
 
-    mode_N: int64, -1 in none; modes of one label have rising numbers only within a round of
-    the search. weight_N: of a face in its mode's centre. label_M: the label of each mode.
+    mode_N: int64, -1 in none; the first modes of all labels, then the second ones, and so on.
+    weight_N: of a face in its mode's centre. label_M: the label of each mode.
     """
 
     mode_N: Int64
     weight_N: Float
     label_M: Int64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Floors:
-    """Cosines under which two faces, or a face and a centre, do not agree."""
-
-    floor_M: Float  # by the faces that the centre is worth, from 1; the last for more
-
-    @property
-    def pair(self) -> float:
-        """Return the cosine of two faces."""
-        return float(self.floor_M[0])
-
-    def of(self, others_N: Float) -> Float:
-        """Return the cosine to centres of so many others."""
-        return np.interp(others_N, np.arange(1, len(self.floor_M) + 1), self.floor_M)
 
 
 def near_copies(faces: LabelledFaces) -> Int64:
@@ -78,21 +61,37 @@ def near_copies(faces: LabelledFaces) -> Int64:
 def find_modes(faces: LabelledFaces, floors: Floors) -> Modes:
     """Find the dominant identity of each label, then that of the faces left, and so on."""
     total = len(faces.label_N)
-    mode_N, weight_N, labels = np.full(total, -1), np.zeros(total), [np.empty(0, np.int64)]
-    rows, modes = np.arange(total), 0
-    for _ in range(MOST_MODES):
+    mode_N, weight_N = np.full(total, -1), np.zeros(total)
+    for _, rows, part in faces.parts():
+        small = SEED_FACES if part.unit else 1
+        for group in label_cosines(part, small):
+            found_Bn, weight_Bn = modes_of(group, floors, MOST_MODES)
+            place = rows.start + group.rows_Bn[group.open_Bn]
+            mode_N[place], weight_N[place] = found_Bn[group.open_Bn], weight_Bn[group.open_Bn]
+        for label in np.flatnonzero(part.size_L > small).tolist():
+            among = np.flatnonzero(part.label_N == label)
+            found_n, weight_n = _modes_of_large(subset(part, among), floors)
+            mode_N[rows.start + among], weight_N[rows.start + among] = found_n, weight_n
+    known_N = mode_N >= 0
+    key_M, place = np.unique(
+        mode_N[known_N] * faces.labels + faces.label_N[known_N], return_inverse=True
+    )
+    mode_N[known_N] = place
+    return Modes(mode_N=mode_N, weight_N=weight_N, label_M=key_M % max(faces.labels, 1))
+
+
+def _modes_of_large(faces: LabelledFaces, floors: Floors) -> tuple[Int64, Float]:
+    """Return the modes of the faces of one label, from vectors: it has too many cosines."""
+    mode_N, weight_N = np.full(len(faces.label_N), -1), np.zeros(len(faces.label_N))
+    rows = np.arange(len(faces.label_N))
+    for mode in range(MOST_MODES):
         found_n = dominant_weights(subset(faces, rows), floors)
-        among = rows[found_n > 0]
-        if not len(among):
+        taken_n = found_n > 0
+        if not taken_n.any():
             break
-        label_M, place = np.unique(faces.label_N[among], return_inverse=True)
-        mode_N[among], weight_N[among] = modes + place, found_n[found_n > 0]
-        labels.append(label_M)
-        modes += len(label_M)
-        again_L = np.zeros(faces.labels, dtype=bool)
-        again_L[label_M] = True
-        rows = rows[(found_n <= 0) & again_L[faces.label_N[rows]]]
-    return Modes(mode_N=mode_N, weight_N=weight_N, label_M=np.concatenate(labels))
+        mode_N[rows[taken_n]], weight_N[rows[taken_n]] = mode, found_n[taken_n]
+        rows = rows[~taken_n]
+    return mode_N, weight_N
 
 
 def subset(faces: LabelledFaces, rows: Int64) -> LabelledFaces:
@@ -140,11 +139,6 @@ def dominant_weights(faces: LabelledFaces, floors: Floors) -> Float:
             weight_B = np.where(near.others_N > 0, found_B, 0.0)
         weight_N[rows] = weight_B
     return weight_N
-
-
-def weights(cosine_N: Float, floor: float | Float) -> Float:
-    """Return what each cosine has over the floor, at least MIN_WEIGHT; 0 under it."""
-    return np.where(cosine_N >= floor, np.maximum(cosine_N - floor, MIN_WEIGHT), 0.0)
 
 
 def _seeds(faces: LabelledFaces, floor: float) -> Float:

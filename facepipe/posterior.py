@@ -15,7 +15,8 @@ from facepipe.centres import Float, Int64, LabelledFaces
 from facepipe.homes import Counts
 from facepipe.impostors import Impostors
 from facepipe.mixture import CosineMixture, fit_mixture, logistic
-from facepipe.neighbors import nearest, unit_rows
+from facepipe.near_centres import NearCentres
+from facepipe.neighbors import unit_rows
 from facepipe.people import People, cosines
 
 Bool = npt.NDArray[np.bool_]
@@ -137,9 +138,9 @@ def _nearby(
     kept = min(NEAREST_PEOPLE + 1, people.total)
     cosine_FK = np.zeros((len(rows_F), kept))
     person_FK = np.full((len(rows_F), kept), -1)
-    done = 0
+    done, near = 0, NearCentres(centres_PD, len(rows_F))
     for rows, vectors_BD in faces.blocks(rows_F) if kept else ():
-        _, person_BK = nearest(vectors_BD, centres_PD, kept)
+        person_BK = near.find(vectors_BD, kept)
         block = slice(done, done + len(rows))
         person_FK[block] = person_BK
         # Once more and in a fixed order: a threaded product may differ in the last bit.
