@@ -90,7 +90,8 @@ def _places(size_L: Int64) -> Int64:
     """Return the size of the array a label goes into: itself to 8, then STEPS_PER_OCTAVE."""
     octave_L = np.maximum(np.floor(np.log2(np.maximum(size_L, 1) - 0.5)).astype(np.int64), 0)
     step_L = np.maximum(2**octave_L // STEPS_PER_OCTAVE, 1)
-    return -(-size_L // step_L) * step_L
+    places_L: Int64 = -(-size_L // step_L) * step_L
+    return places_L
 
 
 def modes_of(group: LabelCosines, floors: Floors, most: int) -> tuple[Int64, Float]:
