@@ -26,7 +26,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-BLOCK_ROWS = 16384  # 32 MB of float32 at 512 dimensions
+BLOCK_ROWS = 4096  # 8 MB of float32 at 512 dimensions: larger blocks are new pages each time
 PART_ROWS = 4 * BLOCK_ROWS
 MIN_WEIGHT = 0.05  # of a face that counts; leaving one out would lose the digits of smaller ones
 IMPOSTOR_FACES = 1 << 16

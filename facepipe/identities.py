@@ -61,10 +61,10 @@ def identify(faces: LabelledFaces, apart: Pairs = (), together: Pairs = ()) -> I
     apart, together: pairs of labels that a person has decided on.
     """
     impostors = face_impostors(faces)
-    floors = _floors(faces, impostors)
+    floors = find_floors(faces, impostors)
     modes = find_modes(faces, floors)
     groups = gather(faces, modes.mode_N, modes.weight_N)
-    main_L = _main_modes(modes, faces.labels)
+    main_L = main_modes(modes, faces.labels)
     said = (_between(main_L, apart), _between(main_L, together))
     links = link(groups.sums_PD, groups.size_P, modes.label_M, impostors, *said)
     people = gather(faces, _joined(links, modes.mode_N), modes.weight_N)
@@ -98,7 +98,7 @@ def identify(faces: LabelledFaces, apart: Pairs = (), together: Pairs = ()) -> I
     )
 
 
-def _floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
+def find_floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
     """Return the cosines under which a face does not join others of its label.
 
     First the one that hardly any impostor reaches. With the groups that it gives in a sample
@@ -117,7 +117,7 @@ def _floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
 def _next_floors(faces: LabelledFaces, impostors: Impostors, modes: Modes) -> Floors:
     """Return the floors that follow from the spread of faces around their label's first mode."""
     groups = gather(faces, modes.mode_N, modes.weight_N)
-    main_N = _main_modes(modes, faces.labels)[faces.label_N]
+    main_N = main_modes(modes, faces.labels)[faces.label_N]
     cosine_N, others_N = cosines(faces, groups, main_N)
     mixture = fit_faces(faces, groups, main_N, cosine_N, others_N, impostors)
     others_M = np.arange(1.0, CENTRE_FACES + 1)
@@ -126,7 +126,7 @@ def _next_floors(faces: LabelledFaces, impostors: Impostors, modes: Modes) -> Fl
     return Floors(floor_M=np.maximum(even_M, mixture.genuine_mean(others_M) - far_M))
 
 
-def _main_modes(modes: Modes, labels: int) -> Int64:
+def main_modes(modes: Modes, labels: int) -> Int64:
     """Return the first mode of each label, -1 where there is none."""
     main_L = np.full(labels, -1)
     main_L[modes.label_M[::-1]] = np.arange(len(modes.label_M))[::-1]

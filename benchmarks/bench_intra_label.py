@@ -1,0 +1,121 @@
+"""How many faces a second are cleaned within their labels, and in how much memory?
+
+    python benchmarks/bench_intra_label.py [--faces 100000 1000000 10000000]
+
+All of `facepipe.clean` that looks at one label at a time: near copies, impostors, floors, modes,
+each mode's centre, every face against its label's other faces, and the probability that it is
+right. Vectors are 512-d float16 in a file, read as they are needed; labels are those of
+synthetic_faces.py (64 effective dimensions) with 40 % of the faces under a wrong one. From
+DISTINCT faces on the same vectors come again under new labels: neither time nor memory knows.
+Each size in a process of its own, on one thread; the highest resident memory of it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import numpy.typing as npt
+from made_dataset import _mislabelled
+from synthetic_faces import BLOCK_FACES, DIM, make_faces
+
+from facepipe.centres import LabelledFaces, face_impostors
+from facepipe.identities import find_floors, main_modes
+from facepipe.mixture import logistic
+from facepipe.modes import find_modes, near_copies
+from facepipe.people import cosines, gather
+from facepipe.posterior import fit_faces
+
+WRONG, DIMENSIONS, DISTINCT = 0.4, 64, 1_000_000
+Int64 = npt.NDArray[np.int64]
+
+
+class FileVectors:
+    """Rows of a file of float16 vectors, read when asked for."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        """Open the file; ``rows`` may be more than it has."""
+        self._file = os.open(path, os.O_RDONLY)
+        self._distinct = os.fstat(self._file).st_size // (2 * DIM)
+        self.shape = (rows, DIM)
+
+    def __getitem__(self, rows: Int64) -> npt.NDArray[np.float16]:
+        """Return vectors of rows that lie close together, (len(rows), D)."""
+        there = rows % self._distinct
+        low, high = int(there.min()), int(there.max()) + 1
+        data = os.pread(self._file, (high - low) * 2 * DIM, low * 2 * DIM)
+        return np.frombuffer(data, np.float16).reshape(-1, DIM)[there - low]
+
+
+def main() -> None:
+    """Measure each size in its own process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faces", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(Path(args.measure[0]), int(args.measure[1]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), min(max(args.faces), DISTINCT))
+        for faces in args.faces:
+            command = [sys.executable, __file__, "--measure", folder, str(faces)]
+            subprocess.run(command, check=True)
+
+
+def write(folder: Path, faces: int) -> None:
+    """Write vectors sorted by label, and the labels."""
+    labels, first = [], 0
+    with (folder / "vectors.f16").open("wb") as out:
+        for piece, start in enumerate(range(0, faces, BLOCK_FACES)):
+            made = make_faces(min(BLOCK_FACES, faces - start), dimensions=DIMENSIONS, seed=piece)
+            label_N = _mislabelled(made.identity_N, WRONG, piece)
+            order = np.argsort(label_N, kind="stable")
+            out.write(made.vectors_ND[order].tobytes())
+            labels.append(label_N[order] + first)
+            first += int(label_N.max()) + 1
+    np.save(folder / "labels.npy", np.unique(np.concatenate(labels), return_inverse=True)[1])
+
+
+def measure(folder: Path, count: int) -> None:
+    """Clean within labels once and print."""
+    label_N = np.load(folder / "labels.npy", allow_pickle=False)
+    turns = -(-count // len(label_N))
+    labels = int(label_N.max()) + 1
+    label_N = np.concatenate([label_N + turn * labels for turn in range(turns)])[:count]
+    faces = LabelledFaces(
+        label_N=label_N,
+        vector_N=np.arange(count),
+        vectors_ND=FileVectors(folder / "vectors.f16", count),
+        labels=int(label_N[-1]) + 1,
+    )
+    started = time.perf_counter()
+    copies = int((near_copies(faces) != np.arange(count)).sum())
+    impostors = face_impostors(faces)
+    modes = find_modes(faces, find_floors(faces, impostors))
+    people = gather(faces, modes.mode_N, modes.weight_N)
+    main_N = main_modes(modes, faces.labels)[faces.label_N]
+    cosine_N, others_N = cosines(faces, people, main_N)
+    mixture = fit_faces(faces, people, main_N, cosine_N, others_N, impostors)
+    odds_N = mixture.log_odds(cosine_N, np.maximum(others_N, 1.0), mixture.clean_share)
+    right = float(((logistic(odds_N) >= 0.5) & (others_N > 0)).mean())
+    taken_s = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(
+        f"{count:9} faces  {taken_s:7.1f} s  {count / taken_s:8.0f} faces/s  {peak / 1e6:6.0f} MB"
+        f"  {copies} near copies, {right:.3f} of the faces right",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
