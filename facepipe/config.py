@@ -21,7 +21,7 @@ from facepipe.detect import DetectSettings
 from facepipe.embed import EmbedSettings
 from facepipe.errors import ConfigError
 from facepipe.export_choice import ExportSettings
-from facepipe.index import IndexSettings
+from facepipe.index_settings import IndexSettings
 from facepipe.models import ModelSettings
 from facepipe.overlap import OverlapSettings
 from facepipe.quality import QualitySettings

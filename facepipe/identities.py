@@ -16,9 +16,10 @@ import numpy.typing as npt
 from facepipe.centres import Float, Int64, LabelledFaces, face_impostors
 from facepipe.homes import Counts, Owners, find_owners
 from facepipe.impostors import Impostors
+from facepipe.label_cosines import Floors, weights
 from facepipe.merges import Links, link
 from facepipe.mixture import CosineMixture
-from facepipe.modes import Floors, Modes, find_modes, subset, weights
+from facepipe.modes import Modes, find_modes, subset
 from facepipe.people import People, cosines, gather
 from facepipe.posterior import Judged, fit_faces, judge
 

@@ -1,10 +1,13 @@
 """What an index says about itself: one immutable record, named by its own hash.
 
     INDEX/
-      CURRENT                         the hash of the manifest in force; replaced last
+      CURRENT                           the hash of the manifest in force; compared and swapped
       versions/<hash16>/manifest.json   written before CURRENT, never changed
-      shards/<sha16>/index.faiss        vectors, in the order of rows.parquet
-                     rows.parquet       facepipe.gallery.GALLERY
+      templates/<sha16>/template.faiss  trained and empty, shared by all shards; none for flat
+      shards/<sha16>/vectors.f16        raw float16, row after row (facepipe.vector_file)
+                     codes.ivf          their lists (facepipe.list_file); none for flat
+                     rows.parquet       facepipe.gallery.GALLERY; row i is vector i and id i
+      tombstones/<sha16>.u32            deleted rows of one shard, rising little-endian uint32
 
 A version is a digest of its content: the same inputs give the same version and bytes. Since
 CURRENT holds the manifest's hash and the manifest every file's, no byte can change unseen.
@@ -14,20 +17,26 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from facepipe import ids
 from facepipe.errors import CorruptData, DatasetNotFound
 from facepipe.store import Store
 
-INDEX_VERSION: Literal[1] = 1
+INDEX_VERSION: Literal[2] = 2
 CURRENT = "CURRENT"
-VECTORS, ROWS = "index.faiss", "rows.parquet"
+VECTORS, CODES, ROWS = "vectors.f16", "codes.ivf", "rows.parquet"
+TEMPLATE = "template.faiss"
 NAME_CHARS = 16  # of a hash in a folder's name; the whole hash is checked
 MAX_MANIFEST_BYTES = 64 * 2**20
-_HEX = r"^[0-9a-f]{64}$"
+VECTOR_ITEM_BYTES, TOMBSTONE_BYTES = 2, 4  # float16, uint32
+_HEX, _NAME = r"^[0-9a-f]{64}$", rf"^[0-9a-f]{{{NAME_CHARS}}}$"
+
+CodeKind = Literal["flat", "ivf_sq8", "ivf_pqfs"]
+Action = Literal["build", "add", "delete", "compact", "migrate"]
 
 
 class _Record(BaseModel):
@@ -58,7 +67,7 @@ class Totals(_Record):
     """The account: expected = indexed + the sum of left_out."""
 
     expected: int = Field(ge=0, description="rows of FACES")
-    indexed: int = Field(ge=0)
+    indexed: int = Field(ge=0, description="living rows of the shards")
     left_out: dict[str, int]
     identities: int = Field(ge=0)
 
@@ -85,35 +94,144 @@ class IndexFile(_Record):
     sha256: str = Field(pattern=_HEX)
 
 
+class Template(_Record):
+    """The trained, empty index that every shard's codes are made with."""
+
+    name: str = Field(pattern=_NAME, description="of the file's hash")
+    kind: Literal["ivf_sq8", "ivf_pqfs"]
+    factory: str = Field(description="of faiss.index_factory")
+    nlist: int = Field(ge=1, le=2**26)
+    seed: int = Field(ge=0)
+    sample: int = Field(ge=1, description="vectors that it was trained on")
+    faiss: str = Field(description="version of the library that trained it")
+    file: IndexFile
+
+    @property
+    def key(self) -> str:
+        """Return where the template is stored."""
+        return f"templates/{self.name}/{TEMPLATE}"
+
+    @model_validator(mode="after")
+    def _named_by_content(self) -> Self:
+        if self.name != self.file.sha256[:NAME_CHARS]:
+            raise ValueError(f"template {self.name} has another name than its file's hash")
+        return self
+
+
+class Search(_Record):
+    """How a query is answered by default; both 0 for flat, which is exact."""
+
+    nprobe: int = Field(ge=0, description="lists searched for a query")
+    candidates: int = Field(ge=0, description="approximate hits of a query scored exactly")
+
+
+_EXACT = Search(nprobe=0, candidates=0)
+
+
+class Recall(_Record):
+    """What was measured at `Search`, against exact search; intervals are Wilson's, 95 %."""
+
+    target: float = Field(ge=0, le=1)
+    rth: float = Field(description="share of the exact top-10 pairs of min_cosine that were found")
+    rth_low: float
+    rth_high: float
+    id_at_1: float = Field(description="share of queries whose best hit is of the right person")
+    id_at_1_low: float
+    id_at_1_high: float
+    recall_at_10: float
+    queries: int = Field(ge=0)
+    pairs: int = Field(ge=0, description="pairs that rth is a share of")
+    min_cosine: float
+    seed: int
+
+
 class Shard(_Record):
     """Some rows of the gallery and their vectors, under shards/<name>/."""
 
-    name: str = Field(pattern=rf"^[0-9a-f]{{{NAME_CHARS}}}$")
-    rows: int = Field(ge=0)
+    name: str = Field(pattern=_NAME, description="a digest of the hashes of its files")
+    rows: int = Field(ge=0, le=2**32 - 1)
     files: dict[str, IndexFile]
+    inputs: str = Field(description="digest of what it was made from")
+    dead: int = Field(0, ge=0, description="rows that have been deleted and are still there")
+    tombstones: IndexFile | None = Field(None, description="which ones")
 
     def key(self, file: str) -> str:
         """Return where a file of the shard is stored."""
         return f"shards/{self.name}/{file}"
 
+    @property
+    def tombstones_key(self) -> str | None:
+        """Return where the list of deleted rows is stored; None where there are none."""
+        file = self.tombstones
+        return None if file is None else f"tombstones/{file.sha256[:NAME_CHARS]}.u32"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.name != shard_name(self.files):
+            raise ValueError(f"shard {self.name} has another name than its files' hashes")
+        listed = None if self.tombstones is None else self.tombstones.bytes
+        if listed != (self.dead * TOMBSTONE_BYTES or None) or self.dead > self.rows:
+            raise ValueError(f"shard {self.name}: {self.dead} dead of {self.rows} rows, {listed}")
+        return self
+
 
 class Manifest(_Record):
     """All of the above."""
 
-    schema_version: Literal[1] = INDEX_VERSION
+    schema_version: Literal[2] = INDEX_VERSION
     inputs: str = Field(description="digest of all that the index was made from")
+    parent: str | None = Field(pattern=_HEX, description="the version it was made from")
+    action: Action = Field(description="what made it out of its parent")
     embedding: Embedding
     dataset: Origin
     totals: Totals
-    codes: Literal["SQfp16"] = "SQfp16"
-    faiss: str = Field(description="version of the library that wrote the shards")
+    kind: CodeKind
+    template: Template | None = Field(description="null for flat")
+    search: Search
+    recall: Recall | None = Field(description="null for flat, which is exact")
     threshold: Threshold
     shards: tuple[Shard, ...]
+    shard_rows: int = Field(ge=1, description="rows at which a shard is full")
+    note: tuple[str, ...] = Field(description="why it was planned so")
 
     def to_json(self) -> bytes:
         """Return the manifest as it is stored."""
-        value = self.model_dump(mode="json")
-        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        return f"{text}\n".encode()
+
+    @model_validator(mode="after")
+    def _counts_reconcile(self) -> Self:
+        living = sum(shard.rows - shard.dead for shard in self.shards)
+        if self.totals.indexed != living:
+            raise ValueError(f"{self.totals.indexed} faces indexed, {living} in the shards")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.template is None:
+            good = self.kind == "flat" and self.search == _EXACT and self.recall is None
+        else:
+            good = self.kind == self.template.kind and self.search.candidates >= 1
+            good = good and 1 <= self.search.nprobe <= self.template.nlist
+        if not good:
+            raise ValueError(f"template, search and recall are not those of {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _files_of_the_kind(self) -> Self:
+        expected = {VECTORS, ROWS} if self.kind == "flat" else {VECTORS, CODES, ROWS}
+        for shard in self.shards:
+            size = shard.rows * self.embedding.dim * VECTOR_ITEM_BYTES
+            if set(shard.files) != expected or shard.files[VECTORS].bytes != size:
+                raise ValueError(f"shard {shard.name} has no {size} bytes in {sorted(expected)}")
+        return self
+
+
+def shard_name(files: Mapping[str, IndexFile]) -> str:
+    """Return the name of a shard with these files: a digest of their hashes."""
+    return ids.digest({name: file.sha256 for name, file in files.items()})[:NAME_CHARS]
 
 
 def manifest_key(version: str) -> str:
@@ -123,25 +241,39 @@ def manifest_key(version: str) -> str:
 
 def current_version(store: Store) -> str | None:
     """Return the version in force, None where there is none. Raises CorruptData."""
-    if not store.exists(CURRENT):
-        return None
-    text = store.get(CURRENT)
+    return current_with_etag(store)[0]
+
+
+def current_with_etag(store: Store) -> tuple[str | None, str | None]:
+    """Return the version in force and what `Store.put_if_match` knows CURRENT by.
+
+    Both None where there is no index yet. Raises CorruptData where CURRENT names no version.
+    """
+    try:
+        text, etag = store.get_with_etag(CURRENT)
+    except FileNotFoundError:
+        return None, None
     if re.fullmatch(rb"[0-9a-f]{64}\n", text) is None:
         raise CorruptData(f"{store.uri}/{CURRENT} does not name a version: {_AGAIN}")
-    return text.decode().strip()
+    return text.decode().strip(), etag
 
 
 def read_manifest(store: Store) -> tuple[str, Manifest]:
     """Return the version in force and its manifest.
 
-    Raises DatasetNotFound where there is no index, CorruptData where the manifest is missing,
-    does not have the hash that CURRENT names, or is of a layout this facepipe does not know.
+    Raises DatasetNotFound where there is no index, CorruptData where its manifest is missing,
+    changed, or of a layout that this facepipe does not know.
     """
     version = current_version(store)
     if version is None:
         raise DatasetNotFound(
             f"no index in {store.uri}: make one with facepipe index build DATASET --out {store.uri}"
         )
+    return version, read_version(store, version)
+
+
+def read_version(store: Store, version: str) -> Manifest:
+    """Return the manifest of a version, given its whole hash. Raises CorruptData."""
     key = manifest_key(version)
     try:
         if store.size(key) > MAX_MANIFEST_BYTES:
@@ -150,8 +282,8 @@ def read_manifest(store: Store) -> tuple[str, Manifest]:
     except FileNotFoundError as error:
         raise CorruptData(f"{store.uri}/{key} is missing: {_AGAIN}") from error
     if ids.sha256_hex(data) != version:
-        raise CorruptData(f"{store.uri}/{key} does not have the hash in {CURRENT}: {_AGAIN}")
-    return version, _parse(data, f"{store.uri}/{key}")
+        raise CorruptData(f"{store.uri}/{key} does not have the hash {version}: {_AGAIN}")
+    return _parse(data, f"{store.uri}/{key}")
 
 
 def _parse(data: bytes, name: str) -> Manifest:
@@ -159,11 +291,9 @@ def _parse(data: bytes, name: str) -> Manifest:
         value: Any = json.loads(data)
         written = value.get("schema_version") if isinstance(value, dict) else None
         if written != INDEX_VERSION:
-            raise CorruptData(
-                f"{name} is of layout {written}, this facepipe reads {INDEX_VERSION}: {_AGAIN}"
-            )
+            raise CorruptData(f"{name} is of layout {written}, not {INDEX_VERSION}: {_AGAIN}")
         return Manifest.model_validate(value)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise CorruptData(f"{name} is not a manifest ({error}): {_AGAIN}") from error
 
 

@@ -33,11 +33,16 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def _explained(root: Path, key: str) -> Iterator[None]:
-    """Turn a full or write-protected disk into an error with a remedy."""
+def _explained(root: Path, key: str, *, streaming: bool = False) -> Iterator[None]:
+    """Turn a full or write-protected disk into an error with a remedy.
+
+    streaming: the block also does other things; an error that names a file is of those.
+    """
     try:
         yield
     except OSError as error:
+        if streaming and error.filename is not None:
+            raise
         if error.errno in _NO_SPACE:
             raise StoreFull(
                 f"no space left while writing {key} under {root}: free some space and run the "
@@ -148,6 +153,24 @@ class LocalStore:
             temporary.replace(final)
             _sync_folder(final.parent)
 
+    @contextmanager
+    def create(self, key: str) -> Iterator[BinaryIO]:
+        """Give a stream to write a key with, durably. Raises StoreFull."""
+        with _explained(self.root, key):
+            temporary, final = self._places(key)
+            stream = temporary.open("wb")
+        try:
+            with _explained(self.root, key, streaming=True), stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            with _explained(self.root, key):
+                temporary.replace(final)
+                _sync_folder(final.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key durably unless it exists; True for the one writer that did.
 
@@ -210,13 +233,7 @@ class LocalStore:
             yield Unlosable()
 
     def _write_temporary(self, key: str, data: bytes) -> tuple[Path, Path]:
-        final = self.path(key)
-        folder = self.root / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
-        if not final.parent.exists():
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(final.parent.parent)
-        temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
+        temporary, final = self._places(key)
         try:
             with temporary.open("wb") as stream:
                 stream.write(data)
@@ -226,6 +243,16 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
             raise
         return temporary, final
+
+    def _places(self, key: str) -> tuple[Path, Path]:
+        """Return a new temporary name and the final one of a key, whose folders exist."""
+        final = self.path(key)
+        folder = self.root / TEMPORARY
+        folder.mkdir(parents=True, exist_ok=True)
+        if not final.parent.exists():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(final.parent.parent)
+        return folder / f"{os.getpid()}-{uuid.uuid4().hex}", final
 
 
 def _joined(folder: str, name: str) -> str:

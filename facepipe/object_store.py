@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from facepipe.errors import StoreError
@@ -13,6 +13,7 @@ from facepipe.lease import EVERY_S, LEASE, TTL_S, Held, leased
 from facepipe.local_store import TEMPORARY, Keys
 from facepipe.object_client import Patience, client, explained, parse_uri, plain
 from facepipe.object_files import head, list_metas, open_path, version_of
+from facepipe.object_writer import create_object
 
 if TYPE_CHECKING:
     from obstore import PutMode, PutResult, UpdateVersion
@@ -123,6 +124,10 @@ class ObjectStore:
     def put(self, key: str, data: bytes) -> None:
         """Write or replace a key: one request up to 64 MiB."""
         self._put(key, data, "overwrite")
+
+    def create(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """Give a stream to write a key with: one request up to 16 MiB, then parts."""
+        return create_object(self._at, self.path(key), self._patience)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key unless it exists; True for the one writer that did.

@@ -79,6 +79,14 @@ class Store(Protocol):
         """Write or replace a key durably. Raises StoreFull."""
         ...
 
+    def create(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """Give a stream to write a key with, durably; what is there is replaced.
+
+        The key is there once the block has ended, all of it; where the block raises, nothing
+        has changed. The stream only takes bytes in order. Raises StoreFull.
+        """
+        ...
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key durably unless it exists; True for the one writer that did."""
         ...

@@ -91,14 +91,17 @@ def calibrate(
     *,
     fpir: float,
     seed: int,
+    total: int | None = None,
 ) -> Threshold:
     """Return the threshold at which a stranger's search names somebody with chance ``fpir``.
 
     vectors_ND: unit vectors; identities: their people, None where nobody is known; photos:
-    equal for faces of one photo. Deterministic for a seed. The module says how.
+    equal for faces of one photo; total: the faces of the gallery, where these are a sample of
+    them. Deterministic for a seed. The module says how.
     """
     count, dim = vectors_ND.shape
-    fmr = -math.expm1(math.log1p(-fpir) / max(count, 1))
+    total = count if total is None else total
+    fmr = -math.expm1(math.log1p(-fpir) / max(total, 1))
     prior = Strangers(PRIOR_MEAN, max(PRIOR_STD, PRIOR_STD_ROOT_DIM / math.sqrt(dim)))
     codes_N = _codes(identities)
     people = int(codes_N.max(initial=-1)) + 1
@@ -115,7 +118,7 @@ def calibrate(
         method, note = "prior", "too few faces, or too much alike, to calibrate on: a stated prior"
     value = (strangers or prior).threshold(fmr)
     if method == "impostor_pairs" and people >= MIN_PEOPLE:
-        fit = _best_of_others(vectors_ND, codes_N, probes, fpir)
+        fit = _best_of_others(vectors_ND, codes_N, probes, fpir, total)
         if fit > value + LABELS_DOUBTED:
             note += "; the labels seem to give the same people several names"
         else:
@@ -231,7 +234,9 @@ def _plausible(found: Strangers | None, prior: Strangers) -> TypeGuard[Strangers
 # -- searches ----------------------------------------------------------------------------
 
 
-def _best_of_others(vectors_ND: Vectors, codes_N: Int64, probes: Int64, fpir: float) -> float:
+def _best_of_others(
+    vectors_ND: Vectors, codes_N: Int64, probes: Int64, fpir: float, total: int
+) -> float:
     """Return the best score that a stranger exceeds with chance ``fpir``, by a Gumbel fit."""
     wide, codes_P = vectors_ND[probes].astype(np.float32), codes_N[probes]
     best = np.full(len(probes), -1.0, dtype=np.float32)
@@ -243,6 +248,7 @@ def _best_of_others(vectors_ND: Vectors, codes_N: Int64, probes: Int64, fpir: fl
         best = np.maximum(best, scores.max(axis=1))
     at = -np.log(-np.log(FIT_QUANTILES))
     scale, place = np.polyfit(at, np.quantile(best.astype(np.float64), FIT_QUANTILES), 1)
-    # A maximum of more faces moves by the logarithm of their number: the unnamed ones, too.
-    more = math.log(len(codes_N) / np.count_nonzero(codes_N >= 0))
+    # A maximum of more faces moves by the logarithm of their number: the unnamed ones, too,
+    # and those that are not in the sample.
+    more = math.log(total / np.count_nonzero(codes_N >= 0))
     return float(place + scale * (more - math.log(-math.log1p(-fpir))))

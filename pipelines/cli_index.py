@@ -1,21 +1,25 @@
-"""`facepipe index`: build a gallery from a dataset, search it with a photo."""
+"""`facepipe index`: build a gallery from a dataset, add to it, search it with a photo."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines import cli_index_life, cli_index_versions, cli_search
+from pipelines.index_options import From, Index, NoPublish, build_workers
 from pipelines.options import (
-    DEFAULT_PACK,
     Config,
+    DryRun,
     Engine,
     EngineCommand,
     EngineOption,
     EngineOptions,
     Json,
-    Models,
+    Quiet,
     SetOption,
+    Workers,
     explained,
     print_json,
     settings_of,
@@ -25,9 +29,43 @@ if TYPE_CHECKING:
     from facepipe.gallery import Include
 
 app = typer.Typer(
-    no_args_is_help=True, help="Galleries: build one from a dataset, search it with a photo."
+    no_args_is_help=True,
+    help="Galleries: build one from a dataset, search it with a photo, keep it right.\n\n"
+    "`build` makes one, `add` brings new photos in, `delete` takes people out at once and "
+    "`compact --all` off the disk, which `verify --absent` proves. Every change is a version of "
+    "its own, put in force by one swap; `rollback` goes back to the one before.",
 )
-Index = Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+
+
+class Kind(StrEnum):
+    """How vectors are coded."""
+
+    auto = "auto"
+    flat = "flat"
+    ivf_sq8 = "ivf_sq8"
+    ivf_pqfs = "ivf_pqfs"
+
+
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="Memory that a search may keep busy, as in 2GB; decides the codes.",
+    ),
+]
+RecallOption = Annotated[
+    float | None,
+    typer.Option(
+        "--recall",
+        metavar="SHARE",
+        help="Share of the true matches that a search finds at least, measured; 0.99 if left "
+        "out. Under it nothing is put in force (exit code 4).",
+    ),
+]
+KindOption = Annotated[
+    Kind | None, typer.Option("--kind", help="Take these codes; auto chooses by size.")
+]
 
 
 @app.command(cls=EngineCommand)
@@ -38,59 +76,128 @@ def build(
         str | None,
         typer.Option("--out", metavar="INDEX", help="DATASET/index if left out."),
     ] = None,
+    memory_budget: MemoryBudget = None,
+    recall: RecallOption = None,
+    kind: KindOption = None,
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also the faces that were dropped or marked.")
     ] = False,
     engine: EngineOption = Engine.local,
     engine_option: EngineOptions = None,
+    workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
+    no_publish: NoPublish = False,
     json: Json = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Put the kept faces of a dataset into a FAISS gallery, with a threshold from its own data."""
-    from facepipe.shards import open_dataset
-    from pipelines.engines import open_engine
-    from pipelines.index import build_index
+    """Put the kept faces of a dataset into a FAISS gallery, with a threshold from its own data.
 
-    settings = settings_of(config, set_)
-    where = out or f"{dataset}/index"
+    A small gallery is searched exactly; of a large one the codes, and the best candidates
+    exactly, with as many lists searched as the recall asked for takes: --dry-run says how and
+    why. Run the same command again after an interruption: what was finished is kept.
+    """
+    from facepipe.shards import open_dataset
+    from pipelines.index import build_index, plan_build
+    from pipelines.progress import Progress
+
+    settings = settings_of(config, [*(set_ or []), *_asked(memory_budget, recall, kind)])
+    where, faces = out or f"{dataset.rstrip('/')}/index", open_dataset(dataset)
     include: Include = "all" if all_faces else "kept"
-    with open_engine(engine.value, 1, settings.run.retries, engine_option or ()) as runner:
-        manifest = build_index(open_dataset(dataset), where, settings.index, include, runner=runner)
-    if json:
-        print_json(manifest)
+    if dry_run:
+        plan = plan_build(faces, settings.index, include)
+        print_json(plan) if json else typer.echo(_planned(plan, where))
         return
+    with (
+        Progress(quiet=quiet or json) as progress,
+        build_workers(settings, engine, workers, engine_option) as who,
+    ):
+        given = (settings.index, include, progress, who.runner, who.resources)
+        manifest = build_index(faces, where, *given, publish=not no_publish)
+    print_json(manifest) if json else typer.echo(_built(manifest, where))
+
+
+def _asked(memory_budget: str | None, recall: float | None, kind: Kind | None) -> list[str]:
+    """Return the settings that options stand for."""
+    given = {"memory_budget": memory_budget, "recall": recall, "kind": kind}
+    return [f"index.{name}={value}" for name, value in given.items() if value is not None]
+
+
+def _planned(plan: dict[str, Any], where: str) -> str:
+    lines = [f"{plan['faces']} of {plan['expected']} faces would go into {where}:"]
+    return "\n".join([*lines, *(f"  {reason}" for reason in plan["reasons"])])
+
+
+def _built(manifest: dict[str, Any], where: str) -> str:
     totals, threshold = manifest["totals"], manifest["threshold"]
     done = "" if manifest["built"] else "nothing to do: "
-    typer.echo(
+    text = (
         f"{done}{totals['indexed']} of {totals['expected']} faces in {where}; "
         f"threshold {threshold['value']:.3f}"
     )
+    if manifest["recall"] is not None:
+        found, search = manifest["recall"], manifest["search"]
+        text += (
+            f"\n{manifest['template']['factory']}: finds {found['rth']:.4f} of the true matches "
+            f"({found['rth_low']:.4f} to {found['rth_high']:.4f}, {found['queries']} queries), "
+            f"{search['nprobe']} of {manifest['template']['nlist']} lists a search"
+        )
+    if not manifest["published"]:
+        text += (
+            f"\nversion {manifest['version'][:12]} is not in force yet: facepipe index publish "
+            f"{where}"
+        )
+    return text
 
 
-@app.command()
+@app.command(cls=EngineCommand)
 @explained
-def search(
+def add(
     index: Index,
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Photos to search with.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits a face.")] = 5,
-    models: Models = DEFAULT_PACK,
+    dataset: From,
+    engine: EngineOption = Engine.local,
+    engine_option: EngineOptions = None,
+    workers: Workers = None,
     config: Config = None,
     set_: SetOption = None,
+    no_publish: NoPublish = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Who is on this photo? Every face in it, with the gallery's most similar ones.
+    """Make a gallery hold what its dataset keeps now: after new photos, or another clean.
 
-    A hit above the gallery's threshold is the same person at the stated false-match rate;
-    where there is none, the answer is that nobody is above the threshold.
+    New faces become new shards beside the others; faces that are no longer kept are taken
+    out, renamed ones get their name. The lists are those it was built with: build it again
+    once it has grown several times.
     """
-    from facepipe.index import open_index
-    from facepipe.packs import find_pack
-    from pipelines.index import format_results, search_photos
+    from facepipe.shards import open_dataset
+    from pipelines.index_add import add_to_index
+    from pipelines.progress import Progress
 
-    pack, settings = find_pack(models), settings_of(config, set_)
-    results = search_photos(open_index(index), pack, settings, photos, k)
+    settings = settings_of(config, set_)
+    with (
+        Progress(quiet=quiet or json) as progress,
+        build_workers(settings, engine, workers, engine_option) as who,
+    ):
+        made = add_to_index(
+            index,
+            open_dataset(dataset),
+            settings.index,
+            progress=progress,
+            workers=who,
+            publish=not no_publish,
+        )
     if json:
-        print_json(results)
-    else:
-        typer.echo(format_results(results))
+        print_json(made)
+        return
+    done = "" if made["built"] else "nothing to do: "
+    typer.echo(
+        f"{done}{made['added']} faces added, {made['removed']} removed: "
+        f"{made['totals']['indexed']} in {index}; threshold {made['threshold']['value']:.3f}"
+    )
+
+
+cli_search.register(app)
+cli_index_life.register(app)
+cli_index_versions.register(app)

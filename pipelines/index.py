@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 from facepipe import ids
-from facepipe.commits import Commit
-from facepipe.errors import CorruptData, DatasetNotFound, UsageError
+from facepipe.errors import CorruptData, DatasetNotFound
 from facepipe.gallery import Include
-from facepipe.index import IndexSettings, verify_shard
 from facepipe.index_manifest import (
-    CURRENT,
     INDEX_VERSION,
-    NAME_CHARS,
+    Embedding,
     Manifest,
-    manifest_key,
-    read_manifest,
+    Origin,
+    Search,
+    Template,
+    Totals,
 )
-from facepipe.lease import LEASE, Held
+from facepipe.index_plan import IndexPlan, plan_index
+from facepipe.index_settings import IndexSettings
 from facepipe.shards import Dataset
-from facepipe.store import LOCK, TEMPORARY, Store, locked, open_store
-from pipelines.index_shards import STEP, IndexJob
+from facepipe.store import Store
+from pipelines.index_build import Build, Workers, described
+from pipelines.index_calibrate import unmeasured
+from pipelines.index_files import check_bytes, version_files
+from pipelines.index_select import Stretch, cut, look
+from pipelines.index_shards import Making
+from pipelines.index_training import Training
+from pipelines.index_versions import in_force, own_folder, tidy
 from pipelines.progress import Progress
-from pipelines.runners import ONE_CORE, Resources, Runner, ShardTask
+from pipelines.runners import ONE_CORE, Resources, Runner
 from pipelines.search import format_results, search_photos
 
-# The only folders that are ever removed: digests, not someone's own names.
-OWN_NAME = re.compile(rf"[0-9a-f]{{{NAME_CHARS}}}")
-OWN_ENTRIES = {CURRENT, "versions", "shards", "_commits", LOCK, LEASE, TEMPORARY}
+__all__ = ["build_index", "format_results", "plan_build", "search_photos"]
 
-__all__ = ["build_index", "format_results", "search_photos"]
+Plans = dict[str, str | None]
 
 
 def build_index(
@@ -43,78 +44,116 @@ def build_index(
     progress: Progress | None = None,
     runner: Runner | None = None,
     resources: Resources = ONE_CORE,
+    *,
+    publish: bool = True,
 ) -> dict[str, Any]:
     """Put a dataset's faces into the gallery at ``out`` and return its manifest.
 
-    The manifest comes with ``version`` and with ``built``: False where the index in force was
-    made from the same tables and settings and all its bytes are right; then nothing is
-    written. The version before this one is kept, older ones are removed. The work is done by
-    a worker of ``runner``, which needs ``resources``; without one, in this process.
+    The manifest comes with ``version``, ``published`` and ``built``: False where the index in
+    force was made from the same tables and settings and all its bytes are right; then nothing
+    is written. The version before this one is kept, older ones are removed. The work is done
+    by workers of ``runner``, each of which needs ``resources``; without one, in this process.
+    Not ``publish``: the version is written and not put in force.
 
     Raises DatasetNotFound before the first embed, StoreError where a step has not finished or
-    the tables do not belong together, UsageError for ``out`` = the dataset.
+    the tables do not belong together, UsageError for ``out`` = the dataset and for a memory
+    budget that nothing fits in, GateFailed where the gallery finds too little.
     """
     progress = progress or Progress(quiet=True)
-    store = _own_folder(dataset, out)
-    plans = _finished_plans(dataset)
-    inputs = _inputs(dataset, plans, settings, include)
-    before = _in_force(store)
+    store = own_folder(out, dataset)
+    plans = finished_plans(dataset)
+    inputs = ids.digest([table_inputs(dataset, plans, include), settings_inputs(settings)])
+    before = in_force(store)
     if before is not None and before[1].inputs == inputs and _intact(store, before[1]):
+        tidy(store)
         progress.say(f"index: nothing to do, {out} is up to date")
-        return _described(*before, built=False)
-    with locked(store) as held:
-        store.sweep()
-        rows = sum(f.rows for f in dataset.files("embeddings"))
-        job = IndexJob(
-            dataset=dataset.uri,
-            out=store.uri if store.local is None else str(store.local.absolute()),
-            settings=settings,
-            include=include,
-            resources=resources,
+        return described(*before, built=False, published=True)
+    stretch = look(dataset, include, decided=plans["clean"] is not None)
+    workers = Workers(runner=runner, resources=resources)
+    with Build.begin(store, settings, dataset=dataset, workers=workers, progress=progress) as build:
+        draft = _built(
+            build, stretch, inputs, Origin(plans=plans, include=include, by=stretch.selector.by)
         )
-        manifest = _build(store, job, plans, inputs, rows, runner)
-        version = ids.sha256_hex(manifest.to_json())
-        held.check()
-        store.put(manifest_key(version), manifest.to_json())
-        store.put(CURRENT, f"{version}\n".encode())
-        _retire(store, held, [(version, manifest), *([before] if before else [])])
+        manifest = build.measured(draft)
+        version = build.publish(manifest, in_force=publish)
     totals = manifest.totals
     progress.say(f"index: {totals.indexed} of {totals.expected} faces in {out}")
-    return _described(version, manifest, built=True)
+    return described(version, manifest, built=True, published=publish)
 
 
-def _own_folder(dataset: Dataset, out: str) -> Store:
-    """Return the index's store. Raises UsageError for a folder that holds anything else."""
-    if not out.strip():
-        raise UsageError(f"--out {out!r} is no folder: give the folder of the index")
-    store = open_store(out)
-    if _place(store) == _place(dataset.store):
-        raise UsageError(f"--out {out} is the dataset itself: give the index its own folder")
-    names = store.names()
-    others = [name for name in names if name not in OWN_ENTRIES]
-    if others and CURRENT not in names:
-        raise UsageError(
-            f"--out {out} holds other things ({others[0]}) and no index: give a new folder"
-        )
-    return store
+def plan_build(dataset: Dataset, settings: IndexSettings, include: Include) -> dict[str, Any]:
+    """Return what a build would do, from the ids alone; nothing is written."""
+    plans = finished_plans(dataset)
+    stretch = look(dataset, include, decided=plans["clean"] is not None)
+    plan = _planned(stretch, settings)
+    return {
+        "faces": stretch.selector.count,
+        "expected": stretch.selector.expected,
+        "left_out": stretch.selector.left_out,
+        "kind": plan.kind,
+        "factory": plan.factory,
+        "nlist": plan.nlist,
+        "bytes_per_vector": plan.bytes_per_vector,
+        "memory_bytes": plan.memory_bytes,
+        "disk_bytes": plan.disk_bytes,
+        "shard_rows": plan.shard_rows,
+        "reasons": list(plan.reasons),
+    }
 
 
-def _place(store: Store) -> str | Path:
-    return store.uri if store.local is None else store.local.resolve()
+def _planned(stretch: Stretch, settings: IndexSettings) -> IndexPlan:
+    return plan_index(
+        stretch.selector.count,
+        stretch.dim,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        recall=settings.recall,
+        kind=None if settings.kind == "auto" else settings.kind,
+    )
 
 
-def _described(version: str, manifest: Manifest, built: bool) -> dict[str, Any]:
-    return {"version": version, "built": built, **manifest.model_dump(mode="json")}
+def _built(build: Build, stretch: Stretch, inputs: str, origin: Origin) -> Manifest:
+    """Make template and shards, and return the manifest that names them, not measured yet."""
+    settings, dim = build.job.settings, stretch.dim
+    plan = _planned(stretch, settings)
+    for reason in plan.reasons:
+        build.progress.say(f"index: {reason}")
+    works = cut(build.store, inputs, stretch, plan.shard_rows)
+    template: Template | None = None
+    if plan.kind != "flat":
+        training = Training(dim=dim, plan=plan, seed=settings.seed, works=tuple(works))
+        template = build.template(training)
+    makings = [Making(dim=dim, template=template, work=work) for work in works]
+    before = build.before
+    again = before is not None and before[1].inputs == inputs  # made anew, since it is damaged
+    return Manifest(
+        inputs=inputs,
+        parent=before[1].parent if before and again else before[0] if before else None,
+        action="build",
+        embedding=embedding_of(stretch.dataset, dim),
+        dataset=origin,
+        totals=totals_of(stretch),
+        kind=plan.kind,
+        template=template,
+        search=Search(nprobe=plan.nprobe, candidates=plan.candidates),
+        recall=None,
+        threshold=unmeasured(settings),
+        shards=build.shards(makings, whole=True),
+        shard_rows=plan.shard_rows,
+        note=plan.reasons,
+    )
 
 
 # -- what it is made from ----------------------------------------------------------------
 
 
-def _finished_plans(dataset: Dataset) -> dict[str, str | None]:
-    """Return the plan ids of the steps that decide the gallery; clean may not have run yet."""
+def finished_plans(dataset: Dataset) -> Plans:
+    """Return the plan ids of the steps that decide the gallery; clean may not have run yet.
+
+    Raises DatasetNotFound and StoreError where another of them has not run or not finished.
+    """
     embed = dataset.step_of("embeddings")
     dataset.require_embeddings(dataset.current_model())
-    plans: dict[str, str | None] = {}
+    plans: Plans = {}
     for name, step in (("detect", "detect"), ("embed", embed), ("clean", "clean")):
         plan = dataset.plan(step)
         if plan is None and name != "clean":
@@ -127,71 +166,40 @@ def _finished_plans(dataset: Dataset) -> dict[str, str | None]:
     return plans
 
 
-def _inputs(
-    dataset: Dataset, plans: dict[str, str | None], settings: IndexSettings, include: Include
-) -> str:
+def table_inputs(dataset: Dataset, plans: Plans, include: Include) -> str:
+    """Return a digest of the tables that a gallery is made from."""
     tables = ["faces", "embeddings", *(["decisions"] if plans["clean"] else [])]
     files = {name: [f.sha256 for f in dataset.files(name)] for name in tables}
-    return ids.digest([INDEX_VERSION, plans, files, settings.model_dump(mode="json"), include])
+    return ids.digest([INDEX_VERSION, plans, files, include])
 
 
-def _build(
-    store: Store,
-    job: IndexJob,
-    plans: dict[str, str | None],
-    inputs: str,
-    rows: int,
-    runner: Runner | None,
-) -> Manifest:
-    """Have a worker write the shard, and return the manifest that names it."""
-    done: list[Commit] = []
-    task = ShardTask(step=STEP, shard="000000", key=inputs, items=rows, payload=plans)
-    if runner is None:
-        done.append(job.open().run(task, frozenset()))
-    else:
-        runner.map(job, [task], lambda _, commit: done.append(commit))
-    for key in store.list(f"_commits/{STEP}"):  # it has decided; the manifest takes over
-        store.delete(key)
-    return Manifest.model_validate(done[0].facts["manifest"])
+def settings_inputs(settings: IndexSettings) -> dict[str, Any]:
+    """Return the settings that a version's bytes depend on."""
+    return settings.model_dump(mode="json", exclude={"compact_at"})
 
 
-# -- versions ----------------------------------------------------------------------------
+def embedding_of(dataset: Dataset, dim: int) -> Embedding:
+    """Return which vectors a dataset has now."""
+    plan = dataset.plan(dataset.step_of("embeddings"))
+    embed = plan.basis.get("embed", {}) if plan is not None else {}
+    return Embedding(model_id=dataset.current_model(), flip=embed.get("flip"), dim=dim)
 
 
-def _in_force(store: Store) -> tuple[str, Manifest] | None:
-    """Return the version in force; None where there is none, or none that can be read."""
-    try:
-        return read_manifest(store)
-    except (CorruptData, DatasetNotFound):
-        return None
+def totals_of(stretch: Stretch) -> Totals:
+    """Return the account of a dataset's faces, once their rows have been taken."""
+    selector = stretch.selector
+    return Totals(
+        expected=selector.expected,
+        indexed=selector.count,
+        left_out=selector.left_out,
+        identities=len(stretch.names),
+    )
 
 
 def _intact(store: Store, manifest: Manifest) -> bool:
     try:
-        for shard in manifest.shards:
-            verify_shard(store, shard)
+        for named in version_files(manifest):
+            check_bytes(store, named)
     except CorruptData:
         return False
     return True
-
-
-def _retire(store: Store, held: Held, keep: list[tuple[str, Manifest]]) -> None:
-    """Remove versions and shards that neither the new version nor the one before it names."""
-    versions = {version[:NAME_CHARS] for version, _ in keep}
-    shards = {shard.name for _, manifest in keep for shard in manifest.shards}
-    for parent, names in (("versions", versions), ("shards", shards)):
-        found: dict[str, list[str]] = {}
-        for key in store.list_all(parent):
-            found.setdefault(key.split("/")[1], []).append(key)
-        for folder in sorted(found.keys() - names):
-            if OWN_NAME.fullmatch(folder):
-                held.check()
-                _remove(store, f"{parent}/{folder}", found[folder])
-
-
-def _remove(store: Store, folder: str, keys: list[str]) -> None:
-    if store.local is not None:
-        shutil.rmtree(store.local / folder)
-        return
-    for key in keys:
-        store.delete(key)

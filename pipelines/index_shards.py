@@ -1,135 +1,217 @@
-"""Writes the shard of a gallery: what a worker of `pipelines.index` does."""
+"""Writes the shards of a gallery: from a dataset's vectors, or from those of older shards.
+
+A shard's rows are by face_id, and its vectors come in the order of their sources: they are laid
+out in a nameless file first, so that memory holds a block of them. Then they are checked, hashed
+and encoded, which gives the shard its name, and written. Legend: N rows of a shard, D dimensions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from facepipe import ids
-from facepipe.commits import Commit, record_key, write_parquet
-from facepipe.gallery import (
-    DECISION_COLUMNS,
-    FACE_COLUMNS,
-    GALLERY,
-    Include,
-    Selection,
-    select_faces,
-)
-from facepipe.index import IndexSettings, encode_vectors
+from facepipe.commits import write_parquet
+from facepipe.errors import CorruptData
+from facepipe.gallery import GALLERY
+from facepipe.index_codes import ShardCodes
 from facepipe.index_manifest import (
-    NAME_CHARS,
+    CODES,
+    INDEX_VERSION,
     ROWS,
     VECTORS,
-    Embedding,
     IndexFile,
-    Manifest,
-    Origin,
     Shard,
-    Totals,
+    Template,
+    shard_name,
 )
+from facepipe.index_template import Device, TrainedTemplate, read_template
+from facepipe.neighbors import vector_matrix
+from facepipe.shard_rows import GROUP_ROWS
 from facepipe.shards import Dataset
-from facepipe.store import Store, open_store
-from facepipe.threshold import calibrate
-from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Stopwatch, recorded
+from facepipe.store import TEMPORARY, Store
+from facepipe.tombstones import living
+from facepipe.vector_file import VectorWriter
+from pipelines.index_files import read_dead, read_rows, read_template_bytes, vector_blocks
+from pipelines.index_select import Work, read_work
 
-STEP = "index"
+COPY_BYTES = 2**20
+BLOCK_ROWS = 8192  # checked, hashed and encoded at a time: 16 MB of float32 at 512 dimensions
+
+Float16 = NDArray[np.float16]
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexJob:
-    """How to open a worker that builds a gallery; a task's payload is the dataset's plan ids."""
+class Making:
+    """A shard to be made: of a stretch of the dataset, or of the living rows of older shards."""
 
-    dataset: str
-    out: str
-    settings: IndexSettings
-    include: Include
-    resources: Resources = ONE_CORE
+    dim: int
+    template: Template | None
+    work: Work | None = None
+    shards: tuple[Shard, ...] = ()
 
-    def open(self) -> IndexWorker:
-        """Open the dataset and the index."""
-        return IndexWorker(self, Dataset(open_store(self.dataset)), open_store(self.out))
+    @property
+    def rows(self) -> int:
+        """Return N."""
+        return self.work.rows if self.work else sum(s.rows - s.dead for s in self.shards)
 
-    def committed(self, tasks: Sequence[ShardTask]) -> Iterator[Commit]:
-        """Yield the commits of those of these tasks that have one."""
-        return recorded(open_store(self.out), tasks)
+    @property
+    def inputs(self) -> str:
+        """Return a digest of all that the shard's bytes depend on."""
+        code = None if self.template is None else self.template.file.sha256
+        older = [
+            [s.name, None if s.tombstones is None else s.tombstones.sha256] for s in self.shards
+        ]
+        source = self.work.inputs if self.work else older
+        return ids.digest([INDEX_VERSION, self.dim, code, source])
 
 
-@dataclass(slots=True)
-class IndexWorker:
-    """Selects, calibrates and encodes all faces of a dataset in one task."""
+def make_shard(store: Store, dataset: Dataset | None, making: Making, device: Device) -> Shard:
+    """Write the files of a shard; what it is follows from ``making`` alone.
 
-    job: IndexJob
-    dataset: Dataset
-    store: Store
+    Raises CorruptData where a source is not what its record says or holds no unit vectors.
+    """
+    with room(store, making.rows, making.dim) as vectors_ND:
+        if making.work is not None and dataset is not None:
+            rows = _from_dataset(store, dataset, making.work, vectors_ND)
+        else:
+            rows = _from_shards(store, making.shards, vectors_ND)
+        return _written(store, making, rows, vectors_ND, device)
 
-    def check(self) -> None:
-        """There is no model to check."""
 
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
+@contextmanager
+def _scratch(store: Store) -> Iterator[BinaryIO]:
+    """Open a file that has no name and is gone with the process."""
+    folder = None
+    if store.local is not None:
+        folder = store.local / TEMPORARY
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield cast(BinaryIO, file)
 
-    def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
-        """Write the shard; the record says what the manifest will be."""
-        watch = Stopwatch()
-        plans: Mapping[str, str | None] = task.payload
-        selection = select_faces(
-            self.dataset.table("faces", FACE_COLUMNS),
-            self.dataset.table("embeddings", ["face_id", "vector", "status"]),
-            self.dataset.table("decisions", DECISION_COLUMNS) if plans["clean"] else None,
-            self.job.include,
+
+@contextmanager
+def room(store: Store, rows: int, dim: int) -> Iterator[Float16]:
+    """Give room for vectors (rows x D) that the system can write out where memory is short."""
+    if not rows:
+        yield np.empty((0, dim), np.float16)
+        return
+    with _scratch(store) as file:
+        yield np.memmap(file, np.float16, "w+", shape=(rows, dim))
+
+
+def _from_dataset(store: Store, dataset: Dataset, work: Work, vectors_ND: Float16) -> pa.Table:
+    """Lay out the vectors of a stretch of the dataset, and return their rows."""
+    rows = read_work(store, work).combine_chunks()
+    file_N, row_N = np.asarray(rows.column("file")), np.asarray(rows.column("row"))
+    by_file = np.lexsort((row_N, file_N))
+    face_ids = rows.column("face_id").take(pa.array(by_file)).combine_chunks()
+    ends = np.searchsorted(file_N[by_file], np.arange(len(work.sources) + 1))
+    for place, source in enumerate(work.sources):
+        start, end = ends[place], ends[place + 1]
+        own = row_N[by_file[start:end]]
+        table = dataset.read(source, ["face_id", "vector"])
+        found = table.column("face_id").take(pa.array(own)).combine_chunks()
+        if not found.equals(face_ids[start:end]):
+            raise CorruptData(
+                f"{dataset.uri}/{source.file} does not have the faces in their order: run "
+                f"facepipe verify {dataset.uri} --repair, then the same command again"
+            )
+        vectors_ND[by_file[start:end]] = vector_matrix(table)[own]
+    return rows.select(GALLERY.names)
+
+
+def _from_shards(store: Store, shards: Sequence[Shard], vectors_ND: Float16) -> pa.Table:
+    """Lay out the living vectors of shards, and return their rows."""
+    alive = [living(shard, read_dead(store, shard)) for shard in shards]
+    tables = [
+        read_rows(store, shard).filter(pa.array(alive_S))
+        for shard, alive_S in zip(shards, alive, strict=True)
+    ]
+    rows = pa.concat_tables(tables) if tables else GALLERY.empty_table()
+    order = np.asarray(pc.sort_indices(rows.column("face_id"))).astype(np.int64)
+    place_N = np.empty(len(order), np.int64)
+    place_N[order] = np.arange(len(order))
+    done = 0
+    for shard, alive_S in zip(shards, alive, strict=True):
+        for start, block in vector_blocks(store, shard, vectors_ND.shape[1]):
+            fit = block[alive_S[start : start + len(block)]]
+            vectors_ND[place_N[done : done + len(fit)]] = fit
+            done += len(fit)
+    return rows.take(pa.array(order))
+
+
+def _written(
+    store: Store, making: Making, rows: pa.Table, vectors_ND: Float16, device: Device
+) -> Shard:
+    """Check, hash and encode a shard, and write its files once that has given it its name."""
+    data = write_parquet(rows, GALLERY, GROUP_ROWS)
+    files = {ROWS: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))}
+    with _scratch(store) as lists:
+        files[VECTORS], codes = _encoded(store, making, vectors_ND, device)
+        if codes is not None:
+            files[CODES] = codes.write(lists)
+        shard = Shard(
+            name=shard_name(files), rows=len(vectors_ND), files=files, inputs=making.inputs
         )
-        watch.lap("read")
-        manifest = self._write(selection, plans, task.key)
-        watch.lap("build")
-        commit = Commit(
-            step=task.step,
-            shard=task.shard,
-            key=task.key,
-            files=(),
-            counts={"rows": {"indexed": manifest.totals.indexed}},
-            seconds=watch.rounded(),
-            facts={"manifest": manifest.model_dump(mode="json")},
-        )
-        self.store.put_if_absent(record_key(STEP, task.shard, task.key), commit.to_json())
-        return commit
-
-    def _write(
-        self, selection: Selection, plans: Mapping[str, str | None], inputs: str
-    ) -> Manifest:
-        """Calibrate, write the shard's files, and return the manifest that will name them."""
-        settings, rows, vectors = self.job.settings, selection.rows, selection.vectors_ND
-        identities = rows.column("identity_id").to_pylist()
-        uris = rows.column("uri").to_pylist()
-        threshold = calibrate(vectors, identities, uris, fpir=settings.fpir, seed=settings.seed)
-        codes, faiss_version = encode_vectors(vectors)
-        files = {VECTORS: codes, ROWS: write_parquet(rows, GALLERY)}
-        plan = self.dataset.plan(self.dataset.step_of("embeddings"))
-        embed = plan.basis.get("embed", {}) if plan is not None else {}
-        model = self.dataset.current_model()
-        return Manifest(
-            inputs=inputs,
-            embedding=Embedding(model_id=model, flip=embed.get("flip"), dim=vectors.shape[1]),
-            dataset=Origin(plans=dict(plans), include=self.job.include, by=selection.by),
-            totals=Totals(
-                expected=selection.expected,
-                indexed=len(rows),
-                left_out=dict(selection.left_out),
-                identities=len(set(identities) - {None}),
-            ),
-            faiss=faiss_version,
-            threshold=threshold,
-            shards=(_put_shard(self.store, files, len(rows)),),
-        )
-
-
-def _put_shard(store: Store, files: dict[str, bytes], rows: int) -> Shard:
-    described = {
-        name: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))
-        for name, data in files.items()
-    }
-    digest = ids.digest({name: file.sha256 for name, file in described.items()})
-    shard = Shard(name=digest[:NAME_CHARS], rows=rows, files=described)
-    for name, data in files.items():  # also where it is there already: it may be damaged
-        store.put(shard.key(name), data)
+        # Also where they are there already: they may be damaged.
+        with store.create(shard.key(VECTORS)) as stream:
+            for block in _blocks(vectors_ND):
+                stream.write(block.reshape(-1).view(np.uint8).data)
+        if codes is not None:
+            lists.seek(0)
+            with store.create(shard.key(CODES)) as stream:
+                shutil.copyfileobj(lists, stream, COPY_BYTES)
+        store.put(shard.key(ROWS), data)
     return shard
+
+
+def _encoded(
+    store: Store, making: Making, vectors_ND: Float16, device: Device
+) -> tuple[IndexFile, ShardCodes | None]:
+    """Check and hash the vectors, and encode them."""
+    writer = VectorWriter(cast(BinaryIO, Nowhere()), making.dim)
+    codes = None
+    if making.template is not None:
+        template = open_template(store, making.template, making.dim)
+        codes = ShardCodes(template, len(vectors_ND), device=device)
+    for block in _blocks(vectors_ND):
+        writer.add(block)
+        if codes is not None:
+            codes.add(block)
+    return writer.close(), codes
+
+
+_OPEN: dict[str, TrainedTemplate] = {}  # one, by its hash: a worker makes many shards with it
+
+
+def open_template(store: Store, template: Template, dim: int) -> TrainedTemplate:
+    """Return a template, opened once in this process. Raises CorruptData."""
+    if template.file.sha256 not in _OPEN:
+        opened = read_template(read_template_bytes(store, template), template, dim)
+        _OPEN.clear()
+        _OPEN[template.file.sha256] = opened
+    return _OPEN[template.file.sha256]
+
+
+class Nowhere:
+    """A stream for who only wants the hash."""
+
+    def write(self, data: bytes) -> int:
+        """Take bytes."""
+        return len(data)
+
+
+def _blocks(vectors_ND: Float16) -> Iterator[Float16]:
+    for start in range(0, len(vectors_ND), BLOCK_ROWS):
+        yield np.asarray(vectors_ND[start : start + BLOCK_ROWS])

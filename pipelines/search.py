@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from facepipe.detect import Detector, Faces
 from facepipe.embed import Recogniser, model_id, normalise
 from facepipe.errors import ModelMismatch
 from facepipe.index import NO_HIT, Gallery
+from facepipe.index_filter import Filter
 from facepipe.packs import Pack
 from facepipe.quality import labelled_face, mark, measure
 from facepipe.schema import FaceStatus, PhotoStatus
@@ -23,10 +26,32 @@ from facepipe.sources import Entry, SourceSettings, read_bytes
 from pipelines.progress import printable
 
 Pixels = NDArray[np.uint8]
+Hit = dict[str, Any]
+
+BATCH_PHOTOS = 64  # whose faces are one search
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found on one photo, before the search."""
+
+    uri: str
+    decoded: Decoded
+    found: Faces | None  # None where there are no pixels
+    statuses: list[FaceStatus]
+    searched: list[int]  # faces that have a vector
+    vectors_QD: NDArray[np.float16]
 
 
 def search_photos(
-    gallery: Gallery, pack: Pack, settings: Settings, photos: Sequence[str], k: int
+    gallery: Gallery,
+    pack: Pack,
+    settings: Settings,
+    photos: Sequence[str],
+    k: int,
+    *,
+    where: Filter | None = None,
+    nprobe: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return one result per photo (files, or folders of them), in the order they are given.
 
@@ -34,10 +59,11 @@ def search_photos(
     its mark. A result holds the photo's status and its faces by falling detection score; a
     face its box, its hits (rank, score, above_threshold, face_id, identity_id, uri, member,
     box) and a verdict: the best hit's identity where that is above the threshold. The
-    threshold's false positive rate is per face searched.
+    threshold's false positive rate is per face searched. where, nprobe: as in Gallery.search.
 
     Raises ModelMismatch where the gallery was made with another recogniser or flip test,
-    SourceNotFound for a photo that is not there, UsageError for k < 1.
+    SourceNotFound for a photo that is not there, UsageError for k < 1 and for a filter on a
+    column that the gallery does not have.
     """
     _same_model(gallery, pack, settings)
     entries = [
@@ -46,22 +72,18 @@ def search_photos(
     detector = Detector(pack, settings.detect, settings.models)
     recogniser = Recogniser(pack, settings.embed, settings.models)
     results = []
-    for entry in entries:
-        decoded = _decoded(entry, settings)
-        faces: list[dict[str, Any]] = []
-        if decoded.pixels_HWC is not None:
-            faces = _faces(decoded.pixels_HWC, detector, recogniser, gallery, settings, k)
-        results.append(
-            {
-                "photo": entry.uri,
-                "status": str(decoded.status),
-                "error": decoded.error,
-                "threshold": gallery.threshold,
-                "fpir": gallery.record.threshold.fpir,
-                "faces": faces,
-            }
-        )
+    for batch in _batches(entries):
+        looked = [_look(entry, detector, recogniser, settings) for entry in batch]
+        vectors = [photo.vectors_QD for photo in looked if photo.searched]
+        queries = np.concatenate(vectors) if vectors else np.zeros((0, gallery.dim), np.float16)
+        hits = iter(_hits(gallery, *gallery.search(queries, k, where=where, nprobe=nprobe)))
+        results += [_result(photo, hits, gallery) for photo in looked]
     return results
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    for start in range(0, len(entries), BATCH_PHOTOS):
+        yield entries[start : start + BATCH_PHOTOS]
 
 
 def _same_model(gallery: Gallery, pack: Pack, settings: Settings) -> None:
@@ -84,14 +106,12 @@ def _decoded(entry: Entry, settings: Settings) -> Decoded:
     return decode(data, settings.decode)
 
 
-def _faces(
-    pixels_HWC: Pixels,
-    detector: Detector,
-    recogniser: Recogniser,
-    gallery: Gallery,
-    settings: Settings,
-    k: int,
-) -> list[dict[str, Any]]:
+def _look(entry: Entry, detector: Detector, recogniser: Recogniser, settings: Settings) -> Looked:
+    """Find and embed the faces of one photo."""
+    decoded = _decoded(entry, settings)
+    pixels_HWC = decoded.pixels_HWC
+    if pixels_HWC is None:
+        return Looked(entry.uri, decoded, None, [], [], np.zeros((0, 0), np.float16))
     found = detector.find([pixels_HWC])[0]
     crops = [aligned_crop(pixels_HWC, points) for points in found.landmarks_N52]
     statuses = _statuses(found, crops, pixels_HWC, settings)
@@ -101,18 +121,7 @@ def _faces(
         wanted = [labelled_face(found.boxes_N4, width, height) or 0]
     unit, _, sound = normalise(recogniser.embed([crops[i] for i in wanted]))
     searched = [i for i, good in zip(wanted, sound, strict=True) if good]
-    hits = dict(zip(searched, _hits(gallery, unit[sound], k), strict=True))
-    return [
-        {
-            "box_xyxy_px": [round(float(v), 1) for v in found.boxes_N4[i]],
-            "det_score": round(float(found.scores_N[i]), 4),
-            "status": str(statuses[i]),
-            "searched": i in hits,
-            **_verdict(hits.get(i), gallery.threshold),
-            "hits": hits.get(i, []),
-        }
-        for i in range(len(found))
-    ]
+    return Looked(entry.uri, decoded, found, statuses, searched, unit[sound])
 
 
 def _statuses(
@@ -129,31 +138,58 @@ def _statuses(
     ]
 
 
-def _hits(gallery: Gallery, unit_QD: NDArray[np.float16], k: int) -> list[list[dict[str, Any]]]:
-    scores_QK, face_ids_QK = gallery.search(unit_QD, k)
-    results = []
-    for scores, face_ids in zip(scores_QK, face_ids_QK, strict=True):
-        real = [str(f) for f in face_ids if f != NO_HIT]
-        rows = gallery.rows(real).to_pylist()
-        results.append(
-            [
-                {
-                    "rank": rank,
-                    "score": round(float(score), 6),
-                    "above_threshold": bool(score >= gallery.threshold),
-                    "face_id": row["face_id"],
-                    "identity_id": row["identity_id"],
-                    "uri": row["uri"],
-                    "member": row["member"],
-                    "box_xyxy_px": [round(v, 1) for v in row["box_xyxy_px"]],
-                }
-                for rank, (score, row) in enumerate(zip(scores, rows, strict=False), start=1)
-            ]
+def _hits(
+    gallery: Gallery, scores_QK: NDArray[np.float32], face_ids_QK: NDArray[np.object_]
+) -> list[list[Hit]]:
+    """Return the hits of each query with their rows, which are read together."""
+    there_QK = face_ids_QK != NO_HIT
+    rows = iter(gallery.rows([str(face) for face in face_ids_QK[there_QK]]).to_pylist())
+    return [
+        [
+            {
+                "rank": rank,
+                "score": round(float(score), 6),
+                "above_threshold": bool(score >= gallery.threshold),
+                "face_id": row["face_id"],
+                "identity_id": row["identity_id"],
+                "uri": row["uri"],
+                "member": row["member"],
+                "box_xyxy_px": [round(v, 1) for v in row["box_xyxy_px"]],
+            }
+            for rank, (score, row) in enumerate(zip(scores_K, rows_K, strict=True), start=1)
+        ]
+        for scores_K, rows_K in (
+            (scores[there], list(islice(rows, int(there.sum()))))
+            for scores, there in zip(scores_QK, there_QK, strict=True)
         )
-    return results
+    ]
 
 
-def _verdict(hits: list[dict[str, Any]] | None, threshold: float) -> dict[str, Any]:
+def _result(photo: Looked, hits: Iterator[list[Hit]], gallery: Gallery) -> dict[str, Any]:
+    """Return what is said of one photo; its faces take the next hits."""
+    found = {face: next(hits) for face in photo.searched}
+    return {
+        "photo": photo.uri,
+        "status": str(photo.decoded.status),
+        "error": photo.decoded.error,
+        "threshold": gallery.threshold,
+        "fpir": gallery.record.threshold.fpir,
+        "faces": [
+            {
+                "box_xyxy_px": [round(float(v), 1) for v in photo.found.boxes_N4[i]],
+                "det_score": round(float(photo.found.scores_N[i]), 4),
+                "status": str(status),
+                "searched": i in found,
+                **_verdict(found.get(i), gallery.threshold),
+                "hits": found.get(i, []),
+            }
+            for i, status in enumerate(photo.statuses)
+            if photo.found is not None
+        ],
+    }
+
+
+def _verdict(hits: list[Hit] | None, threshold: float) -> dict[str, Any]:
     """Say who a face is: the identity of its best hit, where that is above the threshold."""
     best = hits[0] if hits else None
     above = best is not None and best["above_threshold"]

@@ -1,11 +1,12 @@
-"""Galleries on disk: exact search, and no byte that is believed unchecked."""
+"""Galleries on disk: searched the same however they are cut, and no byte believed unchecked."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,90 +18,68 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import facepipe
+from facepipe import shard_search
 from facepipe.commits import write_parquet
 from facepipe.errors import CorruptData, DatasetNotFound, ModelMismatch, StoreError, UsageError
 from facepipe.gallery import GALLERY
-from facepipe.index import Gallery, IndexSettings, encode_vectors, open_index
+from facepipe.index import Gallery, IndexSettings, open_index, verify_shard
+from facepipe.index_filter import parse_filter
 from facepipe.index_manifest import (
+    CODES,
     ROWS,
+    TEMPLATE,
     VECTORS,
-    Embedding,
-    IndexFile,
-    Manifest,
-    Origin,
-    Shard,
-    Threshold,
-    Totals,
-    manifest_key,
+    CodeKind,
+    Search,
+    read_manifest,
 )
 from facepipe.store import LocalStore, Store, open_store
+from tests.facepipe.made_index import (
+    DIM,
+    LISTS,
+    made,
+    manifest_of,
+    names,
+    people,
+    publish,
+    put,
+    rows_of,
+    shard_bytes,
+    shard_of,
+    template,
+    units,
+)
 from tests.object_server import S3Server
 
 Half = NDArray[np.float16]
-DIM = 16
-
-
-def units(count: int, dim: int = DIM, seed: int = 0) -> Half:
-    raw = np.random.default_rng(seed).normal(size=(count, dim))
-    return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16)
-
-
-def names(count: int) -> list[str]:
-    return [f"{i:032x}-0000" for i in range(count)]
-
-
-def rows_of(count: int) -> bytes:
-    rows = [
-        {"face_id": name, "uri": f"/p/{i}.jpg", "box_xyxy_px": [i, 1, 2, 3], "identity_id": None}
-        for i, name in enumerate(names(count))
-    ]
-    return write_parquet(pa.Table.from_pylist(rows, schema=GALLERY), GALLERY)
-
-
-def record(codes: bytes, rows: bytes, count: int, dim: int = DIM) -> Manifest:
-    files = {
-        name: IndexFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for name, data in ((VECTORS, codes), (ROWS, rows))
-    }
-    return Manifest(
-        inputs="0" * 64,
-        embedding=Embedding(model_id="m" * 64, flip="none", dim=dim),
-        dataset=Origin(plans={}, include="kept", by="status"),
-        totals=Totals(expected=count, indexed=count, left_out={}, identities=0),
-        faiss="any",
-        threshold=Threshold(
-            value=0.25,
-            fpir=0.01,
-            fmr=0.01,
-            method="prior",
-            note="",
-            probes=0,
-            comparisons=0,
-            impostor_mean=0,
-            impostor_std=0.05,
-            seed=0,
-        ),
-        shards=(Shard(name="0" * 16, rows=count, files=files),),
-    )
-
-
-def publish(folder: Path, manifest: bytes, codes: bytes, rows: bytes) -> Path:
-    store, version = LocalStore(folder), hashlib.sha256(manifest).hexdigest()
-    store.put(f"shards/{'0' * 16}/{VECTORS}", codes)
-    store.put(f"shards/{'0' * 16}/{ROWS}", rows)
-    store.put(manifest_key(version), manifest)
-    store.put("CURRENT", f"{version}\n".encode())
-    return folder
-
-
-def made(folder: Path, vectors_ND: Half) -> Path:
-    codes, rows = encode_vectors(vectors_ND)[0], rows_of(len(vectors_ND))
-    manifest = record(codes, rows, *vectors_ND.shape)
-    return publish(folder, manifest.to_json(), codes, rows)
+KINDS: list[CodeKind] = ["flat", "ivf_sq8", "ivf_pqfs"]
+CODED: list[CodeKind] = ["ivf_sq8", "ivf_pqfs"]
 
 
 def gallery(folder: Path, vectors_ND: Half) -> Gallery:
     return open_index(made(folder, vectors_ND))
+
+
+def published(
+    folder: Path,
+    files: dict[str, bytes],
+    count: int,
+    kind: CodeKind = "flat",
+    dim: int = DIM,
+) -> Path:
+    """Write an index of one shard with these files, whatever they are, under right checksums."""
+    shard = shard_of(files, count)
+    if kind != "flat":
+        data, trained = template(kind, dim)
+        put(folder, trained.record.key, data)
+    return publish(folder, manifest_of([shard], kind, dim), [(shard, files)])
+
+
+def with_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Publish the manifest in force with a change, under its right hash."""
+    value = read_manifest(LocalStore(folder))[1].model_dump(mode="json")
+    change(value)
+    return publish(folder, json.dumps(value).encode(), [])
 
 
 def brute_force(vectors_ND: Half, queries_QD: Half, k: int) -> tuple[list[list[str]], NDArray]:
@@ -133,18 +112,6 @@ def test_search_equals_brute_force(tmp_path: Path, count: int, dim: int, k: int)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert face_ids.tolist() == expected_ids
-
-
-def test_codes_are_the_tables_float16_and_scores_are_a_flat_indexs(tmp_path: Path) -> None:
-    base, queries = units(300, 64), units(25, 64, seed=1).astype(np.float32)
-    codes = encode_vectors(base)[0]
-    assert codes.endswith(base.tobytes())
-    flat = faiss.IndexFlatIP(64)
-    flat.add(base.astype(np.float32))
-    scores, face_ids = gallery(tmp_path, base).search(queries, 7)
-    expected, places = flat.search(queries, 7)
-    np.testing.assert_array_equal(scores, expected)
-    assert face_ids.tolist() == [[names(300)[i] for i in row] for row in places]
 
 
 def test_one_query_scores_the_same_alone_and_among_many(tmp_path: Path) -> None:
@@ -200,18 +167,161 @@ def test_the_door_of_the_package_and_what_it_tells(tmp_path: Path) -> None:
         opened.rows(["nobody"])
 
 
-def test_a_gallery_in_a_bucket_is_the_same(tmp_path: Path, s3: S3Server, bucket: str) -> None:
-    base, queries = units(60_000, 64), units(20, 64, seed=1)
-    local = gallery(tmp_path, base)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gallery_in_a_bucket_is_the_same(
+    tmp_path: Path, s3: S3Server, bucket: str, kind: CodeKind
+) -> None:
+    base, queries = people(1500, 2, 64), units(20, 64, seed=1)
+    local = open_index(made(tmp_path, base, kind=kind, shards=2, dead=[3]))
     store = copied(tmp_path, f"{bucket}/index")
     s3.forget()
     remote = open_index(store.uri)
     asked = sum(r.method == "GET" for r in s3.requests)
-    assert asked <= 16  # 12 MB: every byte once, in pieces that grow
-    assert (remote.uri, remote.version, len(remote)) == (store.uri, local.version, 60_000)
+    assert asked <= 40  # every byte once, in pieces that grow
+    assert (remote.uri, remote.version, len(remote)) == (store.uri, local.version, 2999)
+    s3.forget()
     for ours, theirs in zip(remote.search(queries, 5), local.search(queries, 5), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert remote.rows(names(3)).equals(local.rows(names(3)))
+    assert not s3.requests  # all of it is here
+
+
+# -- shards, lists, deletions, filters ---------------------------------------------------
+
+FACES = people(150, 6)
+COUNT = len(FACES)
+PEOPLE = [f"p{i // 6}" if i % 3 else None for i in range(COUNT)]
+PROBES = FACES[:: 6 * 7]
+NAMES = names(COUNT)
+
+
+@pytest.fixture
+def by_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search by codes, however few the faces are."""
+    monkeypatch.setattr(shard_search, "EXACT_ROWS", 0)
+    monkeypatch.setattr(shard_search, "EXACT_SHARE", 0.0)
+
+
+@pytest.mark.usefixtures("by_codes")
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_to_64_shards_give_the_same_answer(tmp_path: Path, kind: CodeKind) -> None:
+    search = None if kind == "flat" else Search(nprobe=5, candidates=30)
+    gone = list(range(0, COUNT, 31))
+    answers = []
+    for shards in (1, 2, 7, 64):
+        folder = made(
+            tmp_path / str(shards), FACES, kind=kind, shards=shards, dead=gone, search=search
+        )
+        opened = open_index(folder, threads=1 + shards % 3)
+        assert len(opened) == COUNT - len(gone)
+        answers.append(opened.search(PROBES, 12))
+    for scores, face_ids in answers[1:]:
+        np.testing.assert_array_equal(scores, answers[0][0])
+        np.testing.assert_array_equal(face_ids, answers[0][1])
+    assert not set(answers[0][1].ravel()) & {NAMES[i] for i in gone}
+
+
+@pytest.mark.usefixtures("by_codes")
+@pytest.mark.parametrize("kind", CODED)
+def test_scores_of_codes_are_exact_and_more_lists_find_more(tmp_path: Path, kind: CodeKind) -> None:
+    opened = open_index(made(tmp_path, FACES, kind=kind, search=Search(nprobe=1, candidates=300)))
+    exact_ids, exact = brute_force(FACES, PROBES, 10)
+    found = []
+    for nprobe in (None, 3, LISTS, 1000):
+        scores, face_ids = opened.search(PROBES, 10, nprobe=nprobe)
+        for q, (row, ids) in enumerate(zip(scores, face_ids, strict=True)):
+            places = [NAMES.index(face) for face in ids]
+            expected = FACES[places].astype(np.float64) @ PROBES[q].astype(np.float64)
+            np.testing.assert_allclose(row, expected, atol=1e-6)
+            assert (np.diff(row) <= 0).all()
+        found.append(sum(len(set(a) & set(b)) for a, b in zip(face_ids, exact_ids, strict=True)))
+    assert found[0] < found[1] < found[2] == found[3]
+    assert found[2] >= 0.98 * exact.size
+
+
+@pytest.mark.parametrize("few", [0, 4096])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("where", "fits"),
+    [
+        (["identity_id=p5"], lambda i: PEOPLE[i] == "p5"),
+        (["identity_id="], lambda i: PEOPLE[i] is None),
+        (["identity_id!="], lambda i: PEOPLE[i] is not None),
+        (["uri~7.jpg"], lambda i: f"{i}.jpg".endswith("7.jpg")),
+        (["face_id>=00000000000000000000000000000064"], lambda i: i >= 100),
+        (["identity_id=nobody"], lambda i: False),
+    ],
+)
+def test_filters_are_applied_inside_the_search(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    few: int,
+    kind: CodeKind,
+    where: list[str],
+    fits: Callable[[int], bool],
+) -> None:
+    """All lists are searched, so that what is found among so many candidates is exact."""
+    monkeypatch.setattr(shard_search, "EXACT_ROWS", few)
+    monkeypatch.setattr(shard_search, "EXACT_SHARE", 0.0)
+    search = None if kind == "flat" else Search(nprobe=LISTS, candidates=900)
+    folder = made(
+        tmp_path, FACES, kind=kind, shards=3, identities=PEOPLE, dead=[35, 36, 50], search=search
+    )
+    opened, chosen = open_index(folder), parse_filter(where)
+    left = np.array([i for i in range(COUNT) if fits(i) and i not in (35, 36, 50)], np.int64)
+    for _ in range(2):  # the second one finds the rows remembered
+        scores, face_ids = opened.search(PROBES, 9, where=chosen)
+        exact = PROBES.astype(np.float64) @ FACES[left].astype(np.float64).T
+        for q, row in enumerate(exact):
+            best = left[np.lexsort((left, -row))][:9]
+            assert face_ids[q, : len(best)].tolist() == [NAMES[i] for i in best]
+            assert (face_ids[q, len(best) :] == "").all()
+            assert np.isneginf(scores[q, len(best) :]).all()
+    unfiltered = opened.search(PROBES, 9)
+    assert (unfiltered[1] != "").all()
+
+
+def test_a_filter_on_an_unknown_column_is_refused(tmp_path: Path) -> None:
+    for opened in (gallery(tmp_path / "some", units(5)), gallery(tmp_path / "none", units(0))):
+        with pytest.raises(UsageError, match="no such column"):
+            opened.search(units(1), 1, where=parse_filter(["year=1990"]))
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(1, 70))
+def test_ties_over_shards_are_in_the_order_of_face_id(
+    tmp_path_factory: pytest.TempPathFactory, which: list[int], k: int
+) -> None:
+    base = np.eye(4, DIM, dtype=np.float16)[which]
+    query = np.array([[0.8, 0.5, 0.3, 0.1] + [0] * (DIM - 4)])
+    query /= np.linalg.norm(query)
+    opened = open_index(made(tmp_path_factory.mktemp("i"), base, shards=2))
+    expected, _ = brute_force(base, query.astype(np.float16), k)
+    found = [face for face in opened.search(query, k)[1][0] if face]
+    assert found == expected[0]
+
+
+@pytest.mark.usefixtures("by_codes")
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_threads_may_search_one_gallery(tmp_path: Path, kind: CodeKind) -> None:
+    opened = open_index(made(tmp_path, FACES, kind=kind, shards=2, identities=PEOPLE), threads=3)
+    wheres = [None, parse_filter(["identity_id!="]), parse_filter(["identity_id="])]
+    queries = np.repeat(PROBES, 4, axis=0)
+    expected = [opened.search(queries, 6, where=where)[1] for where in wheres]
+    wrong: list[int] = []
+
+    def search(number: int) -> None:
+        for turn in range(6):
+            which = (number + turn) % 3
+            found = opened.search(queries, 6, where=wheres[which])[1]
+            if not np.array_equal(found, expected[which]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=search, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 # -- what a search refuses ---------------------------------------------------------------
@@ -238,9 +348,12 @@ def test_bad_queries_are_refused(
         gallery(tmp_path, units(5)).search(spoil(units(4).astype(np.float32)), 1)
 
 
-def test_k_must_be_positive(tmp_path: Path) -> None:
+def test_k_and_nprobe_must_be_positive(tmp_path: Path) -> None:
+    opened = gallery(tmp_path, units(5))
     with pytest.raises(UsageError, match="k is 0"):
-        gallery(tmp_path, units(5)).search(units(1), 0)
+        opened.search(units(1), 0)
+    with pytest.raises(UsageError, match="nprobe is 0"):
+        opened.search(units(1), 1, nprobe=0)
 
 
 # -- what opening refuses ----------------------------------------------------------------
@@ -257,25 +370,72 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(data)
 
 
-def test_every_single_bit_flip_is_refused(tmp_path: Path) -> None:
-    made(tmp_path, units(9))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_single_bit_flip_is_refused(tmp_path: Path, kind: CodeKind) -> None:
+    made(tmp_path, units(9), kind=kind, shards=2, dead=[2, 5, 6])
     files = [p for p in sorted(tmp_path.rglob("*")) if p.is_file()]
-    assert {p.name for p in files} == {"CURRENT", "manifest.json", VECTORS, ROWS}
+    coded = set() if kind == "flat" else {CODES, TEMPLATE}
+    assert {p.name for p in files if p.suffix != ".u32"} == {
+        "CURRENT", "manifest.json", VECTORS, ROWS, *coded,
+    }  # fmt: skip
+    assert any(p.suffix == ".u32" for p in files)
     rng = np.random.default_rng(5)
     for path in files:
         bits = path.stat().st_size * 8
-        for bit in rng.choice(bits, size=min(bits, 120), replace=False).tolist():
+        for bit in rng.choice(bits, size=min(bits, 40), replace=False).tolist():
             flip(path, bit)
-            with pytest.raises(CorruptData, match="index build"):
+            with pytest.raises(CorruptData, match=r"index build|build it again"):
                 open_index(tmp_path)
             flip(path, bit)
-    assert len(open_index(tmp_path)) == 9
+    assert len(open_index(tmp_path)) == 6
 
 
-@pytest.mark.parametrize("name", [VECTORS, ROWS, "manifest.json"])
+def test_verify_shard_checks_every_file(tmp_path: Path) -> None:
+    made(tmp_path, units(9), kind="ivf_sq8", dead=[2])
+    store = LocalStore(tmp_path)
+    (shard,) = read_manifest(store)[1].shards
+    verify_shard(store, shard)
+    assert shard.tombstones_key is not None
+    for key in [shard.key(name) for name in (VECTORS, CODES, ROWS)] + [shard.tombstones_key]:
+        flip(store.path(key), 5)
+        with pytest.raises(CorruptData, match=key):
+            verify_shard(store, shard)
+        flip(store.path(key), 5)
+    verify_shard(store, shard)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf_pqfs"])
+def test_sizes_alone_do_not_see_a_changed_bit_and_see_all_else(
+    tmp_path: Path, kind: CodeKind
+) -> None:
+    made(tmp_path, FACES[:500], kind=kind, shards=2, dead=[2])
+    whole = open_index(tmp_path, check="sizes").search(PROBES, 3)
+    np.testing.assert_array_equal(whole[1], open_index(tmp_path).search(PROBES, 3)[1])
+    flip(next(tmp_path.rglob(VECTORS)), 5)
+    assert len(open_index(tmp_path, check="sizes")) == 499
+    with pytest.raises(CorruptData, match=VECTORS):
+        open_index(tmp_path)
+    flip(next(tmp_path.rglob(VECTORS)), 5)
+    for pattern in ("CURRENT", "manifest.json", "*.u32", *([TEMPLATE] if kind != "flat" else [])):
+        path = next(tmp_path.rglob(pattern))
+        flip(path, 9)
+        with pytest.raises(CorruptData):
+            open_index(tmp_path, check="sizes")
+        flip(path, 9)
+    for name in (VECTORS, ROWS, *([CODES] if kind != "flat" else [])):
+        path = next(tmp_path.rglob(name))
+        data = path.read_bytes()
+        for wrong in (data[:-1], data + b"\0", b""):
+            path.write_bytes(wrong)
+            with pytest.raises(CorruptData, match=name):
+                open_index(tmp_path, check="sizes")
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [VECTORS, CODES, ROWS, TEMPLATE, "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "longer", "gone"])
 def test_damaged_files_are_named(tmp_path: Path, name: str, damage: str) -> None:
-    made(tmp_path, units(9))
+    made(tmp_path, units(9), kind="ivf_sq8")
     path = next(tmp_path.rglob(name))
     if damage == "gone":
         path.unlink()
@@ -288,7 +448,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: str) -> None
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "gone"])
 def test_damage_in_a_bucket_is_named(tmp_path: Path, bucket: str, damage: str) -> None:
-    made(tmp_path, units(9))
+    made(tmp_path, units(9), kind="ivf_pqfs", dead=[4])
     store = copied(tmp_path, f"{bucket}/index")
     with pytest.raises(DatasetNotFound, match="facepipe index build"):
         open_index(f"{bucket}/other")
@@ -301,10 +461,10 @@ def test_damage_in_a_bucket_is_named(tmp_path: Path, bucket: str, damage: str) -
         else:
             wrong = {"truncated": data[:-1], "longer": data + b"0"}
             store.put(key, wrong.get(damage, data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]))
-        with pytest.raises(CorruptData, match=f"{store.uri}/{key} .*index build"):
+        with pytest.raises(CorruptData, match=f"{store.uri}/{key} "):
             open_index(store.uri)
         store.put(key, data)
-    assert len(open_index(store.uri)) == 9
+    assert len(open_index(store.uri)) == 8
 
 
 @pytest.mark.parametrize("pointer", [b"", b"abc\n", b"../../etc/passwd\n", b"A" * 64 + b"\n"])
@@ -315,107 +475,138 @@ def test_a_pointer_that_names_no_version_is_refused(tmp_path: Path, pointer: byt
         open_index(tmp_path)
 
 
-def other_index(kind: str, base: Half) -> bytes:
-    wide, (count, dim) = base.astype(np.float32), base.shape
-    fp16, inner = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-    index = {
-        "flat": faiss.IndexFlatIP(dim),
-        "l2": faiss.IndexScalarQuantizer(dim, fp16, faiss.METRIC_L2),
-        "bf16": faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_bf16, inner),
-        "fewer": faiss.IndexScalarQuantizer(dim, fp16, inner),
-    }[kind]
-    index.add(wide[: count - 1] if kind == "fewer" else wide)
-    return bytes(faiss.serialize_index(index).tobytes())
-
-
-@pytest.mark.parametrize("kind", ["flat", "l2", "bf16", "fewer"])
-def test_another_index_under_a_right_checksum_is_refused(tmp_path: Path, kind: str) -> None:
-    base = units(9)
-    codes = other_index(kind, base)
-    publish(tmp_path, record(codes, rows_of(9), 9).to_json(), codes, rows_of(9))
-    with pytest.raises(CorruptData, match=VECTORS):
-        open_index(tmp_path)
-
-
-@pytest.mark.parametrize("offset", [4, 8, 37, 53, 61, 65, 73])
-@pytest.mark.parametrize("value", [b"\xff" * 8, b"\xff" * 7 + b"\x0f", b"\1" * 8])
-def test_a_hostile_header_under_a_right_checksum_is_refused(
-    tmp_path: Path, offset: int, value: bytes
+@pytest.mark.parametrize("kind", CODED)
+@pytest.mark.parametrize("other", ["faiss", "other kind", "fewer", "empty", "noise"])
+def test_other_codes_under_a_right_checksum_are_refused(
+    tmp_path: Path, kind: CodeKind, other: str
 ) -> None:
-    """Sizes in the header that would have faiss take all memory or read past the end."""
-    codes = bytearray(encode_vectors(units(9))[0])
-    codes[offset : offset + 8] = value
-    assert bytes(codes) != encode_vectors(units(9))[0]
-    publish(tmp_path, record(codes, rows_of(9), 9).to_json(), bytes(codes), rows_of(9))
-    try:
-        opened = open_index(tmp_path)
-    except CorruptData:
-        return
-    scores, _ = opened.search(units(9), 1)  # a field that search does not use
-    np.testing.assert_allclose(scores[:, 0], 1, atol=2e-3)
+    base = units(90)
+    files = shard_bytes(base, rows_of(names(90)), kind)
+    index = faiss.deserialize_index(np.frombuffer(template(kind)[0], np.uint8))
+    index.add(base.astype(np.float32))
+    files[CODES] = {
+        "faiss": faiss.serialize_index(index).tobytes(),
+        "other kind": shard_bytes(
+            base, rows_of(names(90)), "ivf_sq8" if kind == "ivf_pqfs" else "ivf_pqfs"
+        )[CODES],
+        "fewer": shard_bytes(base[:89], rows_of(names(89)), kind)[CODES],
+        "empty": b"",
+        "noise": np.random.default_rng(0).bytes(len(files[CODES])),
+    }[other]
+    with pytest.raises(CorruptData, match=r"index build"):
+        open_index(published(tmp_path, files, 90, kind))
 
 
-@pytest.mark.parametrize(("dim", "text"), [(8, "holds .*16, 9"), (512, "cannot hold 9 x 512")])
-def test_another_dimension_than_the_manifests_is_refused(
-    tmp_path: Path, dim: int, text: str
+@pytest.mark.parametrize("kind", CODED)
+def test_hostile_codes_under_a_right_checksum_never_lead_outside(
+    tmp_path: Path, kind: CodeKind
 ) -> None:
-    codes = encode_vectors(units(9))[0]
-    publish(tmp_path, record(codes, rows_of(9), 9, dim=dim).to_json(), codes, rows_of(9))
-    with pytest.raises(CorruptData, match=text):
-        open_index(tmp_path)
+    """Overwritten 8 bytes at a time, near the start and anywhere: refused, or answers of faces."""
+    base = FACES[:600]
+    files = shard_bytes(base, rows_of(names(600)), kind)
+    rng, good, refused = np.random.default_rng(1), files[CODES], 0
+    places = [*range(0, 120, 8), *rng.integers(0, len(good) - 8, 25).tolist()]
+    for number, place in enumerate(places):
+        data = bytearray(good)
+        data[place : place + 8] = [b"\xff" * 8, b"\xff" * 7 + b"\x0f", b"\1" * 8][number % 3]
+        folder = published(tmp_path / str(number), {**files, CODES: bytes(data)}, 600, kind)
+        try:
+            opened = open_index(folder)
+        except CorruptData:
+            refused += 1
+            continue
+        assert opened.codes is not None
+        _, rows = opened.codes.candidates(base[:9].astype(np.float32), 20, LISTS, None)
+        assert ((rows >= 0) & (rows < 600)).all()
+    assert refused >= 10
+
+
+def test_vectors_of_another_size_are_refused(tmp_path: Path) -> None:
+    files = shard_bytes(units(9), rows_of(names(9)), "flat")
+    published(tmp_path, files, 9)
+    with pytest.raises(CorruptData, match="144 bytes"):
+        open_index(with_manifest(tmp_path, lambda v: v["embedding"].update(dim=8)))
+
+
+def test_deleted_rows_that_the_shard_does_not_have_are_refused(tmp_path: Path) -> None:
+    made(tmp_path, units(9), dead=[3, 4])
+    path = next(tmp_path.rglob("*.u32"))
+    for rows in ([4, 3], [3, 3], [3, 9]):
+        path.write_bytes(np.array(rows, "<u4").tobytes())
+        with pytest.raises(CorruptData, match=r"\.u32"):
+            open_index(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["count", "order", "columns", "no parquet"])
 def test_other_rows_under_a_right_checksum_are_refused(tmp_path: Path, change: str) -> None:
-    codes, table = encode_vectors(units(9))[0], pa.Table.from_pylist([], schema=GALLERY)
+    table = rows_of(names(9))
     rows = {
-        "count": rows_of(8),
-        "order": write_parquet(_reversed(rows_of(9)), GALLERY),
+        "count": write_parquet(rows_of(names(8)), GALLERY),
+        "order": write_parquet(table.take(list(range(8, -1, -1))), GALLERY),
         "columns": write_parquet(table.select(["face_id"]), pa.schema([GALLERY.field(0)])),
         "no parquet": b"PAR1" * 9,
     }[change]
-    publish(tmp_path, record(codes, rows, 9).to_json(), codes, rows)
+    files = {**shard_bytes(units(9), table, "flat"), ROWS: rows}
     with pytest.raises(CorruptData, match=ROWS):
-        open_index(tmp_path)
-
-
-def _reversed(data: bytes) -> pa.Table:
-    table = pa.parquet.read_table(pa.BufferReader(data))
-    return table.take(pa.array(range(len(table) - 1, -1, -1)))
+        open_index(published(tmp_path, files, 9))
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"schema_version": 99}, "layout 99"),
+        ({"schema_version": 1}, "layout 1, .*build the index again"),
         ({"surprise": 1}, "surprise"),
         ({"totals": None}, "totals"),
-        ({"shards": []}, "one shard"),
+        ({"shards": []}, "2 faces .*indexed.* 0"),
     ],
 )
 def test_a_manifest_of_another_layout_is_refused(
     tmp_path: Path, change: dict[str, object], text: str
 ) -> None:
-    codes, rows = encode_vectors(units(2))[0], rows_of(2)
-    value = {**json.loads(record(codes, rows, 2).to_json()), **change}
-    publish(tmp_path, json.dumps(value).encode(), codes, rows)
+    made(tmp_path, units(2))
     with pytest.raises(CorruptData, match=text):
-        open_index(tmp_path)
+        open_index(with_manifest(tmp_path, lambda value: value.update(change)))
 
 
 def test_a_shard_cannot_point_outside_the_index(tmp_path: Path) -> None:
-    codes, rows = encode_vectors(units(2))[0], rows_of(2)
-    value = json.loads(record(codes, rows, 2).to_json())
-    value["shards"][0]["name"] = "../../elsewhere0"
-    publish(tmp_path, json.dumps(value).encode(), codes, rows)
+    made(tmp_path, units(2))
     with pytest.raises(StoreError, match="name"):
-        open_index(tmp_path)
+        open_index(
+            with_manifest(tmp_path, lambda v: v["shards"][0].update(name="../../elsewhere0"))
+        )
 
 
 def test_the_limit_for_hostile_files_is_put_back(tmp_path: Path) -> None:
     before = faiss.get_deserialization_vector_byte_limit()
-    gallery(tmp_path, units(4))
+    open_index(made(tmp_path, units(40), kind="ivf_pqfs"))
     assert faiss.get_deserialization_vector_byte_limit() == before
+
+
+def test_a_version_that_is_removed_while_it_is_opened_gives_way_to_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two versions are published after CURRENT was read: the files of the first have gone."""
+    made(tmp_path, units(5))
+    old = read_manifest(LocalStore(tmp_path))
+    for path in tmp_path.rglob(VECTORS):
+        path.unlink()
+    made(tmp_path, units(6))
+    answers = iter([old])
+    monkeypatch.setattr(
+        "facepipe.index.read_manifest", lambda store: next(answers, None) or read_manifest(store)
+    )
+    assert len(open_index(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_open_gallery_outlives_its_files(tmp_path: Path, kind: CodeKind) -> None:
+    opened = open_index(made(tmp_path, FACES, kind=kind, shards=2))
+    before = opened.search(PROBES, 5)
+    for path in sorted(tmp_path.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    np.testing.assert_array_equal(opened.search(PROBES, 5)[1], before[1])
+    assert opened.rows([before[1][0, 0]]).num_rows == 1
 
 
 @pytest.mark.parametrize("value", [0, 1, -0.1, 1.5])

@@ -8,7 +8,8 @@ import pytest
 
 from facepipe import centres, modes
 from facepipe.centres import LabelledFaces
-from facepipe.modes import Floors, dominant_centre, dominant_weights, find_modes, near_copies
+from facepipe.label_cosines import Floors
+from facepipe.modes import dominant_centre, dominant_weights, find_modes, near_copies
 from facepipe.neighbors import unit_rows
 
 Array = npt.NDArray[np.float64]

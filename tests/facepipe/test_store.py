@@ -81,6 +81,44 @@ def test_put_replaces_and_leaves_nothing_else(store: Store) -> None:
     assert not store.exists("a/b.json")
 
 
+@pytest.mark.parametrize("parts", [[], [b"one", b"", b"two"], [b"x" * 2**20] * 17 + [b"end"]])
+def test_a_created_key_is_there_when_the_block_has_ended(store: Store, parts: list[bytes]) -> None:
+    store.put("a/b", b"before")
+    with store.create("a/b") as stream:
+        for part in parts:
+            assert stream.write(memoryview(part)) == len(part)
+        assert stream.tell() == sum(map(len, parts))
+        assert store.get("a/b") == b"before"
+        assert not stream.readable()
+    assert store.get("a/b") == b"".join(parts)
+    assert store.list_all() == {"a/b": sum(map(len, parts))}
+    assert store.list(TEMPORARY) == []
+
+
+@pytest.mark.parametrize("size", [0, 10, 40 * 2**20], ids=["nothing", "a put", "parts"])
+@pytest.mark.parametrize("failure", [ValueError("x"), KeyboardInterrupt(), OSError("x")])
+def test_a_block_that_fails_changes_nothing(
+    store: Store, size: int, failure: BaseException
+) -> None:
+    store.put("a/b", b"before")
+    for key in ("a/b", "a/new"):
+        with pytest.raises(type(failure)), store.create(key) as stream:
+            stream.write(bytes(size))
+            raise failure
+    assert store.list_all() == {"a/b": 6}
+    assert store.get("a/b") == b"before"
+    assert store.list(TEMPORARY) == []
+
+
+def test_what_a_block_cannot_read_is_not_called_a_full_disk(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(FileNotFoundError), store.create("x"):
+        (tmp_path / "nowhere").read_bytes()
+    error = PermissionError(errno.EACCES, "Permission denied", "a/source")
+    with pytest.raises(PermissionError), store.create("x"):
+        raise error
+    assert not store.exists("x")
+
+
 def test_names_are_taken_as_they_are(store: Store) -> None:
     names = ["a b", "ünï", "100%25", "q?x=1#y", "plus+", "star*", "-", "x.parquet", "[1]", "a'b"]
     for name in names:
@@ -95,6 +133,8 @@ def test_a_key_cannot_leave_the_store(store: Store, key: str) -> None:
         store.get(key)
     with pytest.raises(StoreError, match="leaves"):
         store.put(key, b"")
+    with pytest.raises(StoreError, match="leaves"), store.create(key):
+        pass
 
 
 def test_a_stream_is_read_from_anywhere(store: Store) -> None:
@@ -284,4 +324,22 @@ def test_a_full_disk_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Monkey
         store.put("x", b"data")
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.ENOSPC
+    assert not store.exists("x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("size", [4, 2**20], ids=["at the end", "on the way"])
+def test_a_disk_that_fills_up_while_a_key_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    store = LocalStore(tmp_path)
+    real_open = Path.open
+
+    def full(self: Path, mode: str = "r", *rest: object) -> object:
+        return real_open(Path("/dev/full") if TEMPORARY in self.parts else self, mode, *rest)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreFull, match=r"no space left while writing x"):
+        with store.create("x") as stream:
+            stream.write(bytes(size))
     assert not store.exists("x")

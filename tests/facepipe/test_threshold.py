@@ -169,3 +169,19 @@ def test_the_tail_is_continuous_and_rises() -> None:
     tail = np.array([law.threshold(float(r)) for r in rates])
     assert (np.diff(tail) > 0).all()
     assert np.diff(tail).max() < 0.1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_sample_gives_the_threshold_of_the_whole_gallery(named: bool) -> None:
+    """Of 12,000 faces every tenth: the number of the others is all that is known of them."""
+    world = World(seed=5)
+    faces, labels = world.faces(world.people(12000), 1)
+    some = slice(0, None, 10)
+    given = labels if named else [None] * len(faces)
+    whole = calibrate(faces, given, own(len(faces)), fpir=0.01, seed=0)
+    sample = calibrate(faces[some], given[some], own(1200), fpir=0.01, seed=0, total=len(faces))
+    alone = calibrate(faces[some], given[some], own(1200), fpir=0.01, seed=0)
+    assert sample.value == pytest.approx(whole.value, abs=0.02)
+    assert alone.value < whole.value - 0.02
+    assert sample.fmr == whole.fmr
+    assert world.fpir(faces, sample.value) <= 0.02

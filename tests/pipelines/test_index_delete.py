@@ -1,0 +1,117 @@
+"""Deleting: at once out of every search, counted, and back with a rollback."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from facepipe import open_index
+from facepipe.errors import UsageError
+from facepipe.index_settings import IndexSettings
+from pipelines.index import build_index
+from pipelines.index_delete import Doomed, delete_from_index
+from pipelines.index_publish import roll_back
+from tests.pipelines.made_gallery import Face, Made, contents, nearest, people, search
+
+FLAT = IndexSettings()
+CODED = IndexSettings(kind="ivf_sq8", recall=0.9)
+
+
+@pytest.fixture(params=[FLAT, CODED], ids=["flat", "ivf_sq8"])
+def index(request: pytest.FixtureRequest, made: Made, tmp_path: Path) -> Path:
+    build_index(made.write(), str(tmp_path / "index"), request.param)
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    made = Made(folder=tmp_path / "dataset", faces=people(20, 4))
+    made.faces.append(replace(made.faces[0], ordinal=1, identity=None))  # beside, in one photo
+    return made
+
+
+FIRST = Face(person=0, shot=0)
+
+
+@pytest.mark.parametrize(
+    ("doomed", "removed", "photos"),
+    [
+        (Doomed(faces=(FIRST.face_id,)), 1, 1),
+        (Doomed(photos=(FIRST.uri,)), 2, 1),
+        (Doomed(photos=(FIRST.photo_id,)), 2, 1),
+        (Doomed(people=("person-000",)), 4, 4),
+        (Doomed(people=("person-001", "person-002")), 8, 8),
+        (Doomed(faces=(FIRST.face_id,), photos=(FIRST.uri,), people=("person-000",)), 5, 4),
+    ],
+)
+def test_what_is_deleted_is_found_no_more(
+    made: Made, index: Path, doomed: Doomed, removed: int, photos: int
+) -> None:
+    before = open_index(index)
+    report = delete_from_index(str(index), doomed)
+    assert (report["built"], report["removed"], report["photos"]) == (True, removed, photos)
+    assert report["faces"] == sorted(f.face_id for f in made.faces if is_doomed(f, doomed))
+    left = [f for f in made.faces if not is_doomed(f, doomed)]
+    assert report["totals"]["indexed"] == len(left) == 81 - removed
+    assert report["totals"]["left_out"] == {"deleted": removed}
+    assert report["totals"]["identities"] == len({f.name for f in left} - {None})
+    queries = [FIRST, Face(person=1, shot=1), Face(person=19, shot=2)]
+    assert search(index, made, queries, 80)[0][: len(left)] == nearest(made, left, queries, 80)[0]
+    gone = next(f for f in made.faces if is_doomed(f, doomed))
+    with pytest.raises(UsageError, match="is not in the gallery"):
+        open_index(index).rows([gone.face_id])
+    assert before.rows([gone.face_id]).num_rows == 1  # an open one goes on as it was
+
+
+def is_doomed(face: Face, doomed: Doomed) -> bool:
+    photo = {face.uri, face.photo_id} & set(doomed.photos)
+    return bool(face.face_id in doomed.faces or photo or face.name in doomed.people)
+
+
+def test_counting_changes_nothing(made: Made, index: Path) -> None:
+    before = contents(index)
+    report = delete_from_index(str(index), Doomed(people=("person-003",)), dry=True)
+    assert (report["built"], report["removed"], report["photos"]) == (False, 4, 4)
+    assert contents(index) == before
+
+
+def test_deleting_again_changes_nothing(made: Made, index: Path) -> None:
+    delete_from_index(str(index), Doomed(people=("person-003",)))
+    before = contents(index)
+    assert not delete_from_index(str(index), Doomed(people=("person-003",)))["built"]
+    assert contents(index) == before
+
+
+def test_deletions_add_up_and_a_rollback_undoes_the_last(made: Made, index: Path) -> None:
+    for number in (1, 2):
+        report = delete_from_index(str(index), Doomed(people=(f"person-{number:03d}",)))
+    assert report["totals"]["left_out"] == {"deleted": 8}
+    roll_back(str(index))
+    gallery = open_index(index)
+    assert gallery.record.totals.left_out == {"deleted": 4}
+    assert gallery.rows([Face(person=2, shot=0).face_id]).num_rows == 1
+
+
+def test_everybody_can_be_deleted(made: Made, index: Path) -> None:
+    report = delete_from_index(str(index), Doomed(faces=tuple(f.face_id for f in made.faces)))
+    assert report["totals"]["indexed"] == report["totals"]["identities"] == 0
+    assert search(index, made, [FIRST], 2) == [["", ""]]
+
+
+@pytest.mark.parametrize(
+    "doomed",
+    [
+        Doomed(faces=("nobody",)),
+        Doomed(photos=(FIRST.photo_id[:20],)),
+        Doomed(people=("person-000", "person-0")),
+    ],
+)
+def test_names_that_are_not_there_are_said(made: Made, index: Path, doomed: Doomed) -> None:
+    before = contents(index)
+    with pytest.raises(UsageError, match=f"'{doomed.names[-1]}' is not in"):
+        delete_from_index(str(index), doomed)
+    with pytest.raises(UsageError, match="nothing to delete"):
+        delete_from_index(str(index), Doomed())
+    assert contents(index) == before
