@@ -8,6 +8,6 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-"$root/infra/install.sh" dev,ray,beam,video
+"$root/infra/install.sh" dev,ray,beam,train,video
 cd "$root"
 exec "${VENV:-$root/.venv}/bin/python" -m pytest "$@"
