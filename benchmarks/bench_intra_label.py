@@ -25,7 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import numpy.typing as npt
-from made_dataset import _mislabelled
+from made_dataset import mislabelled
 from synthetic_faces import BLOCK_FACES, DIM, make_faces
 
 from facepipe.centres import LabelledFaces, face_impostors
@@ -78,7 +78,7 @@ def write(folder: Path, faces: int) -> None:
     with (folder / "vectors.f16").open("wb") as out:
         for piece, start in enumerate(range(0, faces, BLOCK_FACES)):
             made = make_faces(min(BLOCK_FACES, faces - start), dimensions=DIMENSIONS, seed=piece)
-            label_N = _mislabelled(made.identity_N, WRONG, piece)
+            label_N = mislabelled(made.identity_N, WRONG, piece)
             order = np.argsort(label_N, kind="stable")
             out.write(made.vectors_ND[order].tobytes())
             labels.append(label_N[order] + first)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from made_dataset import _filled
+from made_dataset import filled
 
 from facepipe import ids, schema
 from facepipe.align import CROP_PX
@@ -64,7 +64,7 @@ def write_crops(folder: Path, faces: int, form: str, faces_of_person: int = 60) 
         # As long as those of real faces: they lie between the crops, and are passed over.
         rng = np.random.default_rng([start, 3])
         given["crop_grey"] = [rng.bytes(schema.CROP_GREY_PX**2) for _ in range(count)]
-        table = _filled(schema.FACES, given, count)
+        table = filled(schema.FACES, given, count)
         write_shard(
             dataset.store,
             step="detect",
@@ -75,7 +75,7 @@ def write_crops(folder: Path, faces: int, form: str, faces_of_person: int = 60) 
         )
         kept = {**shared, "identity_id": shared["source_label"], "decision": ["keep"] * count}
         kept["weight"] = [1.0] * count
-        decisions.append(_filled(schema.DECISIONS, kept, count))
+        decisions.append(filled(schema.DECISIONS, kept, count))
     write_shard(
         dataset.store,
         step="clean",

@@ -16,17 +16,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from gallery_vectors import Faces, GalleryVectors
-from made_dataset import MODEL, SHARD_FACES, _filled
+from made_dataset import SHARD_FACES, finish, write_faces
 
-from facepipe import ids, schema
-from facepipe.commits import Plan, write_shard
+from facepipe import ids
 from facepipe.shards import Dataset
 from facepipe.store import open_store
 
 Order = Literal["sorted", "shuffled"]
-NORM = 20.0  # length before normalising, which nothing here reads
 
 
 def main() -> None:
@@ -50,12 +47,7 @@ def write_gallery(folder: Path, made: GalleryVectors, order: Order) -> Dataset:
         shard = f"{len(keys):06d}"
         keys[shard] = ids.digest([made.seed, order, shard])
         truth.append((_write(dataset, shard, keys[shard], part), part.person_N))
-    for step in ("detect", f"embed-{MODEL[:12]}"):
-        basis = {"model_id": MODEL} if step != "detect" else {}
-        dataset.write_plan(Plan(step=step, shards=keys, basis=basis))
-        dataset.pack(step)
-    dataset.set_current_model(MODEL)
-    dataset.write_manifest()
+    finish(dataset, keys)
     np.savez(
         truth_file(folder),
         face_id=np.concatenate([face_id for face_id, _ in truth]),
@@ -86,7 +78,7 @@ def _parts(made: GalleryVectors, order: Order) -> Iterator[Faces]:
 
 def _write(dataset: Dataset, shard: str, key: str, part: Faces) -> npt.NDArray[np.bytes_]:
     """Write a shard of PHOTOS, FACES and EMBEDDINGS, and return its face ids."""
-    count, dim = part.vectors_ND.shape
+    count = len(part.vectors_ND)
     photo = [ids.photo_id(f"{key}-{i}".encode()) for i in range(count)]
     face_id = [ids.face_id(p, 0) for p in photo]
     names = [f"person-{person:08d}" for person in part.person_N]
@@ -97,31 +89,7 @@ def _write(dataset: Dataset, shard: str, key: str, part: Faces) -> npt.NDArray[n
         "status": ["ok"] * count,
     }
     faces = {**shared, "face_id": face_id, "box_xyxy_px": [[80.0, 80.0, 170.0, 170.0]] * count}
-    detected = write_shard(
-        dataset.store,
-        step="detect",
-        shard=shard,
-        key=key,
-        tables=[
-            ("photos", "photos", _filled(schema.PHOTOS, shared, count), schema.PHOTOS),
-            ("faces", "faces", _filled(schema.FACES, faces, count), schema.FACES),
-        ],
-        counts={"photos": {"ok": count}, "faces": {"ok": count}},
-    )
-    column = pa.FixedSizeListArray.from_arrays(pa.array(part.vectors_ND.ravel()), dim)
-    norms = pa.array(np.full(count, NORM, np.float32))
-    embeddings = pa.table(
-        [pa.array(face_id), column, norms, ["ok"] * count], schema=schema.embeddings(dim, MODEL)
-    )
-    write_shard(
-        dataset.store,
-        step=f"embed-{MODEL[:12]}",
-        shard=shard,
-        key=key,
-        tables=[("embeddings", f"embeddings/{MODEL[:12]}", embeddings, embeddings.schema)],
-        counts={"embeddings": {"ok": count}},
-        facts={"faces": detected.files[1].sha256},
-    )
+    write_faces(dataset, shard, key, shared, faces, part.vectors_ND)
     return np.array(face_id, np.bytes_)
 
 

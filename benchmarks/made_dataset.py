@@ -25,6 +25,7 @@ from facepipe.store import open_store
 
 MODEL = ids.digest("synthetic faces")
 SHARD_FACES = 4096
+NORM = 20.0  # length before normalising, which nothing here reads
 
 
 def main() -> None:
@@ -46,23 +47,28 @@ def make_dataset(folder: Path, faces: int, wrong: float, dimensions: int, seed: 
     for piece, start in enumerate(range(0, faces, BLOCK_FACES)):
         count = min(BLOCK_FACES, faces - start)
         made = make_faces(count, dimensions=dimensions, seed=seed * 100_003 + piece)
-        label_N = _mislabelled(made.identity_N, wrong, seed * 100_003 + piece)
+        label_N = mislabelled(made.identity_N, wrong, seed * 100_003 + piece)
         for first in range(0, count, SHARD_FACES):
             rows = slice(first, min(first + SHARD_FACES, count))
             shard = f"{len(keys):06d}"
             keys[shard] = ids.digest([seed, shard])
             names = [f"p{piece:04d}-{person:06d}" for person in label_N[rows]]
             _write(dataset, shard, keys[shard], names, made.vectors_ND[rows])
+    finish(dataset, keys)
+    return dataset
+
+
+def finish(dataset: Dataset, keys: dict[str, str]) -> None:
+    """Write the plans of detect and embed for shards by name and key, and the manifest."""
     for step in ("detect", f"embed-{MODEL[:12]}"):
         basis = {"model_id": MODEL} if step != "detect" else {}
         dataset.write_plan(Plan(step=step, shards=keys, basis=basis))
         dataset.pack(step)
     dataset.set_current_model(MODEL)
     dataset.write_manifest()
-    return dataset
 
 
-def _mislabelled(
+def mislabelled(
     identity_N: npt.NDArray[np.int64], wrong: float, seed: int
 ) -> npt.NDArray[np.int64]:
     """Return labels of which a share is another person's."""
@@ -77,7 +83,7 @@ def _write(
     dataset: Dataset, shard: str, key: str, names: list[str], vectors_ND: npt.NDArray[np.float16]
 ) -> None:
     rng = np.random.default_rng([int(shard), 3])
-    count, dim = vectors_ND.shape
+    count = len(vectors_ND)
     photo = [ids.photo_id(f"{shard}-{i}".encode()) for i in range(count)]
     face_id = [ids.face_id(p, 0) for p in photo]
     shared = {
@@ -104,9 +110,27 @@ def _write(
         "sharpness": rng.uniform(50, 500, count),
         "crop_hash": [rng.bytes(schema.CROP_HASH_BYTES) for _ in range(count)],
     }
+    write_faces(dataset, shard, key, photos, faces, vectors_ND)
+
+
+def write_faces(
+    dataset: Dataset,
+    shard: str,
+    key: str,
+    photos: dict[str, Any],
+    faces: dict[str, Any],
+    vectors_ND: npt.NDArray[np.float16],
+) -> None:
+    """Write a shard of PHOTOS, FACES (columns by name, face_id among them) and EMBEDDINGS."""
+    count, dim = vectors_ND.shape
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel(), pa.float16()), dim)
     embeddings = pa.table(
-        [pa.array(face_id), column, pa.array(np.full(count, 20, np.float32)), ["ok"] * count],
+        [
+            pa.array(faces["face_id"]),
+            column,
+            pa.array(np.full(count, NORM, np.float32)),
+            ["ok"] * count,
+        ],
         schema=schema.embeddings(dim, MODEL),
     )
     detected = write_shard(
@@ -115,8 +139,8 @@ def _write(
         shard=shard,
         key=key,
         tables=[
-            ("photos", "photos", _filled(schema.PHOTOS, photos, count), schema.PHOTOS),
-            ("faces", "faces", _filled(schema.FACES, faces, count), schema.FACES),
+            ("photos", "photos", filled(schema.PHOTOS, photos, count), schema.PHOTOS),
+            ("faces", "faces", filled(schema.FACES, faces, count), schema.FACES),
         ],
         counts={"photos": {"ok": count}, "faces": {"ok": count}},
     )
@@ -131,7 +155,7 @@ def _write(
     )
 
 
-def _filled(like: pa.Schema, given: dict[str, Any], count: int) -> pa.Table:
+def filled(like: pa.Schema, given: dict[str, Any], count: int) -> pa.Table:
     """Return rows with the columns given; the others, which cleaning does not read, say nothing."""
     columns = []
     for field in like:

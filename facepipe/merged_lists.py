@@ -10,9 +10,8 @@ Legend: L lists, S shards, N rows, C bytes of a code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ from facepipe.list_file import (
     SCAN_ORDER,
     ListLayout,
     lay_out,
+    list_runs,
     read_sizes,
 )
 
@@ -69,20 +69,13 @@ def merge_lists(shards: Sequence[Lists], template: TrainedTemplate, stream: Bina
     sizes_L = np.sum([shard.sizes_L for shard in shards], axis=0)
     layout = list_layout(template, int(sizes_L.sum()))
     stream.write(layout.start(sizes_L))
-    for begin, end in _runs(sizes_L):
+    for begin, end in list_runs(sizes_L, MERGED_ROWS):
         parts = [shard.take(begin, end) for shard in shards]
         list_of = [np.repeat(np.arange(begin, end), s.sizes_L[begin:end]) for s in shards]
         order = np.argsort(np.concatenate(list_of), kind="stable")
         codes, rows = (np.concatenate(column)[order] for column in zip(*parts, strict=True))
         stream.write(lay_out(layout, sizes_L[begin:end], codes, rows).data)
     return layout.rows
-
-
-def _runs(sizes_L: Int64) -> Iterator[tuple[int, int]]:
-    """Yield ranges of lists with about MERGED_ROWS rows each, which cover all."""
-    turns = np.cumsum(sizes_L) // MERGED_ROWS
-    starts = [0, *(np.flatnonzero(np.diff(turns)) + 1).tolist(), len(sizes_L)]
-    yield from pairwise(starts)
 
 
 def _slices(data: UInt8, starts: Int64, ends: Int64) -> list[UInt8]:

@@ -26,7 +26,7 @@ from facepipe.unlabelled import name_clusters
 from pipelines import cluster, partition
 from pipelines.earlier import Earlier, earlier_identities, read_earlier, store_earlier
 from pipelines.runners import ONE_CORE, Job, Resources, ShardTask
-from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
 STEP = "clean"
 VERSION = 2  # of the rules; raised when the same faces would get other decisions
@@ -66,7 +66,7 @@ class CleanInputs:
 
 
 @dataclass(slots=True)
-class CleanWorker:
+class CleanWorker(WithoutModel):
     """Decides on all faces of a dataset in one task.
 
     Crops are never read, and vectors a block at a time, from the table that has them by label.
@@ -114,12 +114,6 @@ class CleanWorker:
         table = apply_constraints(table, constraints, _full_weight(faces))
         watch.lap("say")
         return table, pa.concat_tables([fit.pairs, more]), fit
-
-    def check(self) -> None:
-        """There is no model to check."""
-
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
 
 
 def _rules(faces: pa.Table, constraints: Constraints, earlier: Earlier) -> LabelRules:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.index_options import From, Index, NoPublish, build_workers
+from pipelines.index_options import From, Index, NoPublish, Several, build_workers
 from pipelines.options import (
     Config,
     DryRun,
@@ -22,8 +22,6 @@ from pipelines.options import (
     print_json,
     settings_of,
 )
-
-Several = list[str] | None
 
 
 def register(app: typer.Typer) -> None:

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.index_options import Index
+from pipelines.index_options import Index, Several
 from pipelines.options import Json, Quiet, explained, print_json
 
-Several = list[str] | None
 SHOWN = 20  # problems and files in a text
 
 

@@ -19,7 +19,7 @@ from facepipe.store import open_store
 from facepipe.unlabelled import FacePairs, cluster_faces
 from pipelines.partition import vectors_by_shard
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
 STEP = "cluster"
 VERSION = 1  # of the rules; raised when the same faces would get other people
@@ -59,7 +59,7 @@ class Said:
 
 
 @dataclass(slots=True)
-class ClusterWorker:
+class ClusterWorker(WithoutModel):
     """Finds the people in one task; vectors are read a block at a time."""
 
     job: ClusterJob
@@ -103,12 +103,6 @@ class ClusterWorker:
         )
         watch.lap("cluster")
         return found
-
-    def check(self) -> None:
-        """There is no model to check."""
-
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
 
 
 def _people(clusters: pa.Table) -> int:

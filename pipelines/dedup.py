@@ -18,7 +18,7 @@ from facepipe.shards import Dataset
 from facepipe.store import open_store
 from pipelines.partition import vectors_by_shard
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
 STEP = "dedup"
 VERSION = 2  # of the rules; raised when the same faces would get other decisions
@@ -51,7 +51,7 @@ class DedupJob(Recorded):
 
 
 @dataclass(slots=True)
-class DedupWorker:
+class DedupWorker(WithoutModel):
     """Compares all photos of a dataset in one task.
 
     Crops are never read, and vectors and small grey pictures only of faces that look alike.
@@ -79,12 +79,6 @@ class DedupWorker:
             counts={"duplicates": _counted(table.column("decision"))},
             seconds=watch.rounded(),
         )
-
-    def check(self) -> None:
-        """There is no model to check."""
-
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
 
 
 def _counted(decisions: pa.ChunkedArray) -> dict[str, int]:

@@ -23,7 +23,7 @@ from pipelines.index_training import Training, make_template
 from pipelines.index_versions import STEP
 from pipelines.runners import ONE_CORE, Resources, Runner, ShardTask
 from pipelines.runners.process import give_memory_back
-from pipelines.stage import Stopwatch, recorded
+from pipelines.stage import Stopwatch, WithoutModel, recorded
 
 Payload = Training | Making | Calibration
 
@@ -48,18 +48,12 @@ class IndexJob:
 
 
 @dataclass(slots=True)
-class IndexWorker:
+class IndexWorker(WithoutModel):
     """Runs one task of a build."""
 
     job: IndexJob
     dataset: Dataset | None
     store: Store
-
-    def check(self) -> None:
-        """There is no model to check."""
-
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
 
     def run(self, task: ShardTask, quarantined: frozenset[int]) -> Commit:
         """Do a task; the record says what it made."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from facepipe.config import Settings
     from pipelines.index_build import Workers
 
+Several = list[str] | None
 Index = Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 From = Annotated[
     str, typer.Option("--from", metavar="DATASET", help="The dataset whose faces it holds.")

@@ -37,7 +37,7 @@ from pipelines.overlap_rows import (
 from pipelines.overlap_table import Compared, face_table, people_table
 from pipelines.progress import Progress
 from pipelines.runners import ONE_CORE, Resources, Runner, ShardTask
-from pipelines.stage import Recorded, Stopwatch, plan_of, run_step, shard_key
+from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, run_step, shard_key
 
 STEP = "overlap"
 VERSION = 1  # of the rules; raised when the same faces would get other marks
@@ -69,7 +69,7 @@ class OverlapJob(Recorded):
 
 
 @dataclass(slots=True)
-class OverlapWorker:
+class OverlapWorker(WithoutModel):
     """Compares all faces of a dataset with one set of probes."""
 
     job: OverlapJob
@@ -121,12 +121,6 @@ class OverlapWorker:
             seconds=watch.rounded(),
             facts=_facts(named.name, rows, search, fpir),
         )
-
-    def check(self) -> None:
-        """There is no model to check."""
-
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
 
     def _compare(
         self, rows: ProbeRows, identities: Identities, search: PersonSearch | None

@@ -25,7 +25,7 @@ from facepipe.schema import EmbeddingStatus
 from facepipe.shards import Dataset
 from facepipe.store import open_store
 from pipelines.runners import ONE_CORE, Resources, ShardTask
-from pipelines.stage import Recorded, Stopwatch, plan_of, resources_of, shard_key
+from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
 STEP = "by_label"
 TABLE = "by_label"
@@ -51,7 +51,7 @@ class PartitionJob(Recorded):
 
 
 @dataclass(slots=True)
-class PartitionWorker:
+class PartitionWorker(WithoutModel):
     """Turns a stretch of shards of FACES and EMBEDDINGS into a run by label."""
 
     job: PartitionJob
@@ -79,12 +79,6 @@ class PartitionWorker:
             facts={"stored": stored},
             group_rows=GROUP_ROWS,
         )
-
-    def check(self) -> None:
-        """There is no model to check."""
-
-    def probe(self, task: ShardTask, item: int) -> None:
-        """Nothing here depends on one item alone."""
 
 
 def partition_plan(

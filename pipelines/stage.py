@@ -73,6 +73,18 @@ class Recorded:
         return recorded(open_store(self.dataset), tasks)
 
 
+class WithoutModel:
+    """A worker that opens no model, and whose shards no single item can spoil."""
+
+    __slots__ = ()
+
+    def check(self) -> None:
+        """There is no model to check."""
+
+    def probe(self, task: ShardTask, item: int) -> None:
+        """Nothing here depends on one item alone."""
+
+
 def resources_of(settings: Settings, step: str) -> Resources:
     """Return what one worker of a step keeps busy."""
     asked = getattr(settings.run.resources, step)
