@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from facepipe.commits import Commit
@@ -18,7 +18,7 @@ from facepipe.errors import FacepipeError
 from pipelines.runners import Job, ShardTask, WorkerDied
 from pipelines.runners.local import ProcessPool
 from pipelines.runners.process import run_task
-from pipelines.runners.quarantine import run_alone
+from pipelines.runners.quarantine import Pool, run_alone
 
 
 class Children:
@@ -148,13 +148,23 @@ class Window:
 
     def _run(self, task: ShardTask) -> Commit:
         """Run a task in a child, and alone where that dies. Raises WorkerDied once stopped."""
-        if self._stopped():
-            raise WorkerDied
         try:
-            with CHILDREN.one() as child:
+            with self._unstopped(CHILDREN.one) as child:
                 commit: Commit = child.submit(run_task, self._job, task, frozenset()).result()
                 return commit
         except WorkerDied:
             if self._stopped():
                 raise
-        return run_alone(self._job, task, CHILDREN.fresh)
+        return run_alone(self._job, task, lambda: self._unstopped(CHILDREN.fresh))
+
+    @contextmanager
+    def _unstopped(self, lend: Callable[[], AbstractContextManager[ProcessPool]]) -> Iterator[Pool]:
+        """Lend a child to run something in. Raises WorkerDied once stopped."""
+        # Ctrl-C reaches the children first, so that one may look like a photo's victim.
+        if self._stopped():
+            raise WorkerDied
+        with lend() as child:
+            # Who stops kills the children that are lent: a later one must end itself.
+            if self._stopped():
+                raise WorkerDied
+            yield child
