@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from facepipe.commits import Commit
@@ -24,8 +23,6 @@ ONE_THREAD = {
 _LIBC = ctypes.CDLL(None) if hasattr(ctypes.CDLL(None), "malloc_trim") else None  # glibc's alone
 
 _OPENED: dict[Any, Worker] = {}  # one: a step's models are let go before the next step's open
-_GROWN_BYTES = 32 << 20  # of freed memory that a process keeps for its next shard
-_first_bytes: dict[Any, int] = {}  # what this process held after a job's first shard
 
 
 def prepare_process() -> None:
@@ -63,7 +60,6 @@ def worker_of(job: Job) -> Worker:
     """Return this process's worker of a job, opened once."""
     if job not in _OPENED:
         _OPENED.clear()
-        give_memory_back()  # what the last job took
         _OPENED[job] = job.open()
     return _OPENED[job]
 
@@ -76,35 +72,12 @@ def check_job(job: Job) -> None:
 def run_task(job: Job, task: ShardTask, quarantined: frozenset[int]) -> Commit:
     """Run one shard to its commit."""
     commit = worker_of(job).run(task, quarantined)
-    _give_back_what_grew(job)
+    give_memory_back()
     return commit
 
 
-def _give_back_what_grew(job: Job) -> None:
-    """Return freed memory where a process holds much more than after the job's first shard.
-
-    The next shard would take back at once what is returned after each: page faults, a hundredth
-    of all that detect computes.
-    """
-    resident_bytes = _resident_bytes()
-    if job not in _first_bytes:
-        _first_bytes.clear()
-        _first_bytes[job] = resident_bytes
-    elif resident_bytes > _first_bytes[job] + _GROWN_BYTES or not resident_bytes:
-        give_memory_back()
-
-
-def _resident_bytes() -> int:
-    """Return how much memory this process holds, 0 where the system does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
 def give_memory_back() -> None:
-    """Return freed memory to the system: in pieces it would add up over many shards.
+    """Return what a shard left free to the system: in pieces it would add up over many shards.
 
     glibc's malloc and Arrow's pool keep freed memory for themselves; asking them takes
     milliseconds.
