@@ -17,7 +17,7 @@ from facepipe.errors import UsageError
 from facepipe.list_rows import Row, decoded, find_columns, parquet_rows, text_rows
 from facepipe.object_client import OBJECT_SCHEMES
 from facepipe.source_url import fetch
-from facepipe.sources import Entry, path_of, read_bytes, uri_of
+from facepipe.sources import Entry, path_of, read_at_most, read_bytes, uri_of
 from facepipe.url_guard import UrlRefused, UrlSettings, check_url
 
 MAX_LINE_BYTES = 1 << 20
@@ -83,7 +83,7 @@ def _read_file(path: str, max_bytes: int) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # another file by now
             raise OSError("not a regular file")
-        return stream.read(max_bytes + 1)
+        return read_at_most(stream, max_bytes)
 
 
 class PhotoList:

@@ -89,7 +89,15 @@ def read_bytes(entry: Entry, max_bytes: int) -> bytes:
 
         return read_object(entry.uri, max_bytes)
     with Path(path_of(entry.uri)).open("rb") as stream:
-        return stream.read(max_bytes + 1)
+        return read_at_most(stream, max_bytes)
+
+
+def read_at_most(stream: BinaryIO, max_bytes: int) -> bytes:
+    """Return what a file holds from here on, at most ``max_bytes`` + 1 of it. Raises OSError."""
+    # A read makes room for all it is asked for, and gives it back, which costs page faults.
+    size = min(os.fstat(stream.fileno()).st_size, max_bytes)
+    data = stream.read(size + 1)
+    return data if len(data) <= size else data + stream.read(max_bytes - size)
 
 
 def open_file(uri: str) -> BinaryIO:
