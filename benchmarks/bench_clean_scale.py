@@ -79,6 +79,8 @@ def measure(folder: Path, command: str, faces: int, args: argparse.Namespace) ->
 def once(folder: Path, command: str, args: argparse.Namespace, *, memory: bool) -> Cost:
     """Run a command."""
     options = ["--workers", args.workers, "--engine", args.engine, "--quiet", "--json"]
+    if command == "clean":  # one task: as many threads as there would be workers
+        options += ["--set", f"run.resources.clean.num_cpus={args.workers}"]
     cost = run(
         [sys.executable, "-m", "pipelines.cli", command, "--out", str(folder), *options],
         memory=memory,

@@ -2,8 +2,8 @@
 
 Every pass goes over the faces in blocks, most of them label by label; vectors are read and
 widened to float32 one block at a time, and no more than a block of centres or of cosines
-exists. Sums and products are done in a fixed order, outside of any threaded library, so that
-the same faces give the same bits.
+exists for each thread. Blocks do not depend on how many threads look at them, each is one
+thread's, and what they give is taken in by their order: the same faces give the same bits.
 
 Legend: N faces (rows sorted by label), L labels, D dimensions, B a block of faces.
 """
@@ -11,22 +11,26 @@ Legend: N faces (rows sorted by label), L labels, D dimensions, B a block of fac
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from facepipe.impostors import Impostors, impostors
+from facepipe.in_order import in_order
 from facepipe.neighbors import unit_rows
 
+R = TypeVar("R")
 Float = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 BLOCK_ROWS = 4096  # 8 MB of float32 at 512 dimensions: larger blocks are new pages each time
+# Labels of like size are worked on side by side: in fewer rows Python takes longer than they do.
 PART_ROWS = 4 * BLOCK_ROWS
 MIN_WEIGHT = 0.05  # of a face that counts; leaving one out would lose the digits of smaller ones
 IMPOSTOR_FACES = 1 << 16
@@ -45,11 +49,27 @@ class VectorRows(Protocol):
         ...
 
 
+class OneReader:
+    """Vectors that one thread reads at a time: a stored table keeps what it has read last."""
+
+    def __init__(self, vectors: VectorRows) -> None:
+        """Read these."""
+        self._vectors = vectors
+        self._reading = threading.Lock()
+        self.shape = vectors.shape
+
+    def __getitem__(self, rows: Int64) -> npt.NDArray[np.floating]:
+        """Return the vectors of rows."""
+        with self._reading:
+            return self._vectors[rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledFaces:
     """Faces sorted by label; their vectors stay where they are, in float16 if so stored.
 
-    label_N: int64, 0..labels-1, rising. vector_N: row of each face in vectors_ND.
+    label_N: int64, 0..labels-1, rising. vector_N: row of each face in vectors_ND, which with
+    more than one thread has to bear being read by several (`OneReader`).
     """
 
     label_N: Int64
@@ -57,6 +77,7 @@ class LabelledFaces:
     vectors_ND: VectorRows
     labels: int
     unit: bool = False  # vectors_ND is float32, of length one, in the order of the faces
+    threads: int = 1
 
     @property
     def size_L(self) -> Int64:
@@ -65,39 +86,62 @@ class LabelledFaces:
 
     def blocks(self, rows: Int64 | None = None) -> Iterator[tuple[Int64, Float32]]:
         """Yield rows (all, or those given) and their unit vectors, a block at a time."""
+        for block in self._blocks(rows):
+            yield block, self._unit(block)
+
+    def each_block(
+        self, look: Callable[[Int64, Float32], R], rows: Int64 | None = None
+    ) -> Iterator[tuple[Int64, R]]:
+        """Yield rows as `blocks` does and what ``look(rows, unit vectors)`` returns, by threads."""
+        return in_order(lambda b: (b, look(b, self._unit(b))), self._blocks(rows), self.threads)
+
+    def _blocks(self, rows: Int64 | None) -> Iterator[Int64]:
         rows = np.arange(len(self.label_N)) if rows is None else rows
         for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS]
-            yield block, unit_rows(self.vectors_ND[self.vector_N[block]])
+            yield rows[start : start + BLOCK_ROWS]
 
-    def parts(
-        self, low: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, slice, LabelledFaces]]:
-        """Yield labels low.. in parts: the first label, and rows of about a block, widened once.
+    def _unit(self, rows: Int64) -> Float32:
+        return unit_rows(self.vectors_ND[self.vector_N[rows]])
 
-        A label of more than PART_ROWS faces is left as it is, to be widened by the block.
+    def parts(self) -> Iterator[tuple[int, slice, LabelledFaces]]:
+        """Yield the labels in parts: the first label, and up to PART_ROWS rows, widened once.
+
+        A label of more faces is left as it is, to be widened by the block.
         """
-        ends_L = np.cumsum(self.size_L)
-        stop = self.labels if stop is None else stop
-        while low < stop:
-            start = int(ends_L[low - 1]) if low else 0
-            high = max(low + 1, int(np.searchsorted(ends_L, start + BLOCK_ROWS, side="right")))
-            high = min(high, stop)
+        for low, high, rows in self._part_spans():
+            yield low, rows, self._part(low, high, rows)
+
+    def each_part(self, look: Callable[[LabelledFaces], R]) -> Iterator[tuple[slice, R]]:
+        """Yield rows as `parts` does and what ``look(part)`` returns, by threads."""
+        return in_order(lambda s: (s[2], look(self._part(*s))), self._part_spans(), self.threads)
+
+    def _part_spans(self) -> Iterator[tuple[int, int, slice]]:
+        """Yield the first label of each part, the first after it, and the rows of both."""
+        ends_L, low, start = np.cumsum(self.size_L), 0, 0
+        while low < self.labels:
+            high = max(low + 1, int(np.searchsorted(ends_L, start + PART_ROWS, side="right")))
+            high = min(high, self.labels)
             rows = slice(start, int(ends_L[high - 1]))
-            small = rows.stop - start <= PART_ROWS
-            vector_N = self.vector_N[rows]
-            yield (
-                low,
-                rows,
-                LabelledFaces(
-                    label_N=self.label_N[rows] - low,
-                    vector_N=np.arange(len(vector_N)) if small else vector_N,
-                    vectors_ND=unit_rows(self.vectors_ND[vector_N]) if small else self.vectors_ND,
-                    labels=high - low,
-                    unit=small,
-                ),
-            )
-            low = high
+            yield low, high, rows
+            low, start = high, rows.stop
+
+    def _part(self, low: int, high: int, rows: slice) -> LabelledFaces:
+        small, vector_N = rows.stop - rows.start <= PART_ROWS, self.vector_N[rows]
+        return LabelledFaces(
+            label_N=self.label_N[rows] - low,
+            vector_N=np.arange(len(vector_N)) if small else vector_N,
+            vectors_ND=unit_rows(self.vectors_ND[vector_N]) if small else self.vectors_ND,
+            labels=high - low,
+            unit=small,
+        )
+
+    def in_memory(self) -> LabelledFaces:
+        """Return the same faces with their vectors, as stored, in an array, to be read often."""
+        if isinstance(self.vectors_ND, np.ndarray):
+            return self
+        found = [self.vectors_ND[self.vector_N[block]] for block in self._blocks(None)]
+        vectors_ND = np.concatenate([np.empty((0, self.vectors_ND.shape[1]), np.float16), *found])
+        return replace(self, vector_N=np.arange(len(self.vector_N)), vectors_ND=vectors_ND)
 
     def _widened(self) -> Iterator[tuple[slice, Float32]]:
         """Yield all rows and their unit vectors; a part that is widened already, at once."""
@@ -164,13 +208,19 @@ class LeaveOneOut:
 def face_impostors(faces: LabelledFaces) -> Impostors:
     """Measure cosines between faces of different labels."""
     total = len(faces.label_N)
-    found = [np.empty(0, np.float32)]
-    for rows, vectors_BD in faces.blocks(_sample(total)):
+
+    def look(rows: Int64, vectors_BD: Float32) -> list[Float32]:
+        found = []
         for part in (2, 3, 5):
             others = (rows + max(1, total // part)) % total
             foreign = faces.label_N[rows] != faces.label_N[others]
             other_BD = unit_rows(faces.vectors_ND[faces.vector_N[others[foreign]]])
             found.append(np.einsum("nd,nd->n", vectors_BD[foreign], other_BD))
+        return found
+
+    found = [np.empty(0, np.float32)]
+    for _, cosines in faces.each_block(look, _sample(total)):
+        found += cosines
     return impostors(np.concatenate(found), faces.labels, faces.vectors_ND.shape[1])
 
 

@@ -5,7 +5,7 @@ Legend: R rows of FACES, N usable, labelled faces sorted by label, L labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from facepipe.centres import LabelledFaces, VectorRows
+from facepipe.centres import LabelledFaces, OneReader, VectorRows
 from facepipe.decisions import ROW_KEY, Columns, row_order
 from facepipe.errors import CorruptData
 from facepipe.homes import Counts
@@ -71,6 +71,7 @@ def clean_faces(
     vectors: VectorRows | None = None,
     *,
     rules: LabelRules | None = None,
+    threads: int = 1,
 ) -> tuple[pa.Table, CleanFit]:
     """Return one row of schema.DECISIONS for each row of faces, and what was learned.
 
@@ -78,8 +79,8 @@ def clean_faces(
     eye_distance_px, source_label, status. duplicates: what ``find_duplicates`` made of the
     same faces. embeddings: schema.embeddings of any dimension; with ``vectors``, which holds
     the rows of embeddings, its column vector need only be null where there is none. rules:
-    what a person or an earlier run says about labels. Rows by (face_id, uri, member). Raises
-    CorruptData where duplicates is of other faces.
+    what a person or an earlier run says about labels. threads: any number gives the same bits.
+    Rows by (face_id, uri, member). Raises CorruptData where duplicates is of other faces.
 
     The first that applies: status not ok, drop/quality. A duplicate stays one, with the
     identity of the face kept for it. No vector, drop/no_vector. No label, keep/unlabelled.
@@ -102,8 +103,9 @@ def clean_faces(
     faces, duplicates = _aligned(faces, duplicates)
     vector_R = vector_rows(faces.column("face_id"), embeddings)
     columns = Columns.of(faces, duplicates, vector_R)
-    stored = vector_matrix(embeddings) if vectors is None else vectors
+    stored = vector_matrix(embeddings) if vectors is None else OneReader(vectors)
     rows, everyone, names = _by_label(columns, faces, vector_R, stored)
+    everyone = replace(everyone, threads=threads)
     original_N = near_copies(everyone)
     own = np.flatnonzero(original_N == np.arange(len(original_N)))
     text = names.to_pylist()

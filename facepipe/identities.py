@@ -8,7 +8,9 @@ Legend: N faces (rows sorted by label), L labels, P people, M sizes of a centre.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ FAR_STDS = 4.0  # one right face in 200 is further off (Student's t), and may fo
 FLOOR_ROUNDS = 3  # the spread of faces settles to a tenth
 CENTRE_FACES = 16  # a centre of more is hardly better
 SAMPLE_FACES = 1 << 16
+STRETCH_FACES = 1 << 19  # the centres of so many are 150 MB with 40 % of the labels wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,8 @@ def identify(faces: LabelledFaces, apart: Pairs = (), together: Pairs = ()) -> I
     groups = gather(faces, modes.mode_N, modes.weight_N)
     main_L = main_modes(modes, faces.labels)
     said = (_between(main_L, apart), _between(main_L, together))
-    links = link(groups.sums_PD, groups.size_P, modes.label_M, impostors, *said)
+    linked = partial(link, prior=impostors, threads=faces.threads)
+    links = linked(groups.sums_PD, groups.size_P, modes.label_M, apart=said[0], together=said[1])
     people = gather(faces, _joined(links, modes.mode_N), modes.weight_N)
     owners = _owners(faces, people)
     rounds, stable = 0, False
@@ -78,7 +82,7 @@ def identify(faces: LabelledFaces, apart: Pairs = (), together: Pairs = ()) -> I
         now_L = _owners(faces, again).person_L
         said = (_between(now_L, apart), _between(now_L, together))
         alone_P = np.arange(again.total)
-        links = link(again.sums_PD, again.size_P, alone_P, impostors, *said)
+        links = linked(again.sums_PD, again.size_P, alone_P, apart=said[0], together=said[1])
         before_N, before_L = people.person_N, owners.person_L
         people = gather(faces, _joined(links, person_N), weight_N)
         owners = _owners(faces, people)
@@ -109,6 +113,7 @@ def find_floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
     step = max(1, len(faces.label_N) // SAMPLE_FACES)
     if step > 1:
         faces = subset(faces, np.flatnonzero(faces.label_N % step == 0))
+    faces = faces.in_memory()  # three passes a round
     floors = Floors(floor_M=np.array([impostors.mean + FLOOR_STDS * impostors.std]))
     for _ in range(FLOOR_ROUNDS):
         floors = _next_floors(faces, impostors, find_modes(faces, floors))
@@ -117,14 +122,41 @@ def find_floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
 
 def _next_floors(faces: LabelledFaces, impostors: Impostors, modes: Modes) -> Floors:
     """Return the floors that follow from the spread of faces around their label's first mode."""
-    groups = gather(faces, modes.mode_N, modes.weight_N)
     main_N = main_modes(modes, faces.labels)[faces.label_N]
-    cosine_N, others_N = cosines(faces, groups, main_N)
-    mixture = fit_faces(faces, groups, main_N, cosine_N, others_N, impostors)
+    cosine_N, others_N = own_cosines(faces, modes)
+    mixture = fit_faces(faces, modes.mode_N, main_N, cosine_N, others_N, impostors)
     others_M = np.arange(1.0, CENTRE_FACES + 1)
     far_M = FAR_STDS * mixture.face_std * np.sqrt(1 + 1 / others_M)
     even_M = np.array([mixture.threshold(others) for others in others_M])
     return Floors(floor_M=np.maximum(even_M, mixture.genuine_mean(others_M) - far_M))
+
+
+def own_cosines(faces: LabelledFaces, modes: Modes) -> tuple[Float, Float]:
+    """Compare each face with the other faces of its label's first mode, as `cosines` does.
+
+    A stretch of labels at a time: no more centres are held than those of one.
+    """
+    main_L = main_modes(modes, faces.labels)
+    cosine_N, others_N = np.zeros(len(faces.label_N)), np.zeros(len(faces.label_N))
+    for rows in _stretches(faces):
+        part = subset(faces, np.arange(rows.start, rows.stop))
+        # Numbers of their own; -1, for none, is always first.
+        known, place = np.unique(np.append(modes.mode_N[rows], -1), return_inverse=True)
+        centres = gather(part, place[:-1] - 1, modes.weight_N[rows])
+        main_n = np.searchsorted(known, main_L[part.label_N]) - 1
+        cosine_N[rows], others_N[rows] = cosines(part, centres, main_n)
+    return cosine_N, others_N
+
+
+def _stretches(faces: LabelledFaces) -> Iterator[slice]:
+    """Yield the rows of whole labels, STRETCH_FACES at most where no label has more."""
+    ends_L, start = np.cumsum(faces.size_L), 0
+    while start < len(faces.label_N):
+        fit = ends_L[np.searchsorted(ends_L, start + STRETCH_FACES, side="right") - 1]
+        own = ends_L[faces.label_N[start]]  # of the first label: it goes in whatever its size
+        stop = int(max(fit, own))
+        yield slice(start, stop)
+        start = stop
 
 
 def main_modes(modes: Modes, labels: int) -> Int64:

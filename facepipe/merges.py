@@ -125,6 +125,8 @@ def link(
     prior: Impostors,
     apart: tuple[tuple[int, int], ...] = (),
     together: tuple[tuple[int, int], ...] = (),
+    *,
+    threads: int = 1,
 ) -> Links:
     """Find the groups of M that are one person.
 
@@ -132,7 +134,7 @@ def link(
     """
     centres_MD = unit_rows(sums_MD)
     tail = measure_tail(centres_MD, size_M, label_M, prior)
-    first_C, second_C, rank_C = _pairs(centres_MD, label_M)
+    first_C, second_C, rank_C = _pairs(centres_MD, label_M, threads)
     cosine_C = np.einsum("cd,cd->c", centres_MD[first_C], centres_MD[second_C]).astype(np.float64)
     smaller_C = np.minimum(size_M[first_C], size_M[second_C])
     rate_C = tail.rate(cosine_C, smaller_C)
@@ -172,9 +174,10 @@ def false_share(rate_C: Float, compared: float) -> Float:
     return np.minimum(share_C, 1.0)
 
 
-def _pairs(centres_MD: Float32, label_M: Int64) -> tuple[Int64, Int64, Int64]:
+def _pairs(centres_MD: Float32, label_M: Int64, threads: int) -> tuple[Int64, Int64, Int64]:
     """Return pairs that are among each other's NEIGHBOURS, or of one label, and their rank."""
-    near_MK = NearCentres(centres_MD, len(centres_MD)).find(centres_MD, NEIGHBOURS + 1)
+    near = NearCentres(centres_MD, len(centres_MD), threads)
+    near_MK = near.find(centres_MD, NEIGHBOURS + 1)
     total, kept = near_MK.shape if near_MK.size else (0, 0)
     one_E, rank_E = np.repeat(np.arange(total), kept), np.tile(np.arange(kept), total)
     two_E = near_MK.ravel()

@@ -6,7 +6,7 @@ Legend: N faces (rows sorted by label), L labels, D dimensions, M modes, B label
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,16 +45,22 @@ def near_copies(faces: LabelledFaces) -> Int64:
     with more than SEED_FACES only stretches of so many are compared.
     """
     copied_N = np.arange(len(faces.label_N))
-    for start, part in _parts(faces):
-        for rows_Bn, cosine_Bnn in _grams(part, spread=False):
-            near_Bnn = np.tril(cosine_Bnn >= COPY_COSINE, -1)
-            for place in np.flatnonzero(near_Bnn.any(axis=(1, 2))):
-                own_n = np.arange(rows_Bn.shape[1])
-                for row in np.flatnonzero(near_Bnn[place].any(axis=1)):
-                    firsts = np.flatnonzero(near_Bnn[place, row] & (own_n == np.arange(len(own_n))))
-                    if len(firsts):
-                        own_n[row] = firsts[0]
-                copied_N[start + rows_Bn[place]] = start + rows_Bn[place][own_n]
+    for rows, found in faces.each_part(_copies):
+        copied_N[rows] = rows.start + found
+    return copied_N
+
+
+def _copies(faces: LabelledFaces) -> Int64:
+    copied_N = np.arange(len(faces.label_N))
+    for rows_Bn, cosine_Bnn in _grams(faces, spread=False):
+        near_Bnn = np.tril(cosine_Bnn >= COPY_COSINE, -1)
+        for place in np.flatnonzero(near_Bnn.any(axis=(1, 2))):
+            own_n = np.arange(rows_Bn.shape[1])
+            for row in np.flatnonzero(near_Bnn[place].any(axis=1)):
+                firsts = np.flatnonzero(near_Bnn[place, row] & (own_n == np.arange(len(own_n))))
+                if len(firsts):
+                    own_n[row] = firsts[0]
+            copied_N[rows_Bn[place]] = rows_Bn[place][own_n]
     return copied_N
 
 
@@ -62,22 +68,28 @@ def find_modes(faces: LabelledFaces, floors: Floors) -> Modes:
     """Find the dominant identity of each label, then that of the faces left, and so on."""
     total = len(faces.label_N)
     mode_N, weight_N = np.full(total, -1), np.zeros(total)
-    for _, rows, part in faces.parts():
-        small = SEED_FACES if part.unit else 1
-        for group in label_cosines(part, small):
-            found_Bn, weight_Bn = modes_of(group, floors, MOST_MODES)
-            place = rows.start + group.rows_Bn[group.open_Bn]
-            mode_N[place], weight_N[place] = found_Bn[group.open_Bn], weight_Bn[group.open_Bn]
-        for label in np.flatnonzero(part.size_L > small).tolist():
-            among = np.flatnonzero(part.label_N == label)
-            found_n, weight_n = _modes_of_large(subset(part, among), floors)
-            mode_N[rows.start + among], weight_N[rows.start + among] = found_n, weight_n
+    for rows, found in faces.each_part(lambda part: _modes_of_labels(part, floors)):
+        mode_N[rows], weight_N[rows] = found
     known_N = mode_N >= 0
     key_M, place = np.unique(
         mode_N[known_N] * faces.labels + faces.label_N[known_N], return_inverse=True
     )
     mode_N[known_N] = place
     return Modes(mode_N=mode_N, weight_N=weight_N, label_M=key_M % max(faces.labels, 1))
+
+
+def _modes_of_labels(faces: LabelledFaces, floors: Floors) -> tuple[Int64, Float]:
+    """Return the modes of the labels of a part: the first of each is 0."""
+    mode_N, weight_N = np.full(len(faces.label_N), -1), np.zeros(len(faces.label_N))
+    small = SEED_FACES if faces.unit else 1
+    for group in label_cosines(faces, small):
+        found_Bn, weight_Bn = modes_of(group, floors, MOST_MODES)
+        place = group.rows_Bn[group.open_Bn]
+        mode_N[place], weight_N[place] = found_Bn[group.open_Bn], weight_Bn[group.open_Bn]
+    for label in np.flatnonzero(faces.size_L > small).tolist():
+        among = np.flatnonzero(faces.label_N == label)
+        mode_N[among], weight_N[among] = _modes_of_large(subset(faces, among), floors)
+    return mode_N, weight_N
 
 
 def _modes_of_large(faces: LabelledFaces, floors: Floors) -> tuple[Int64, Float]:
@@ -96,12 +108,7 @@ def _modes_of_large(faces: LabelledFaces, floors: Floors) -> tuple[Int64, Float]
 
 def subset(faces: LabelledFaces, rows: Int64) -> LabelledFaces:
     """Return some of the faces, under the same labels."""
-    return LabelledFaces(
-        label_N=faces.label_N[rows],
-        vector_N=faces.vector_N[rows],
-        vectors_ND=faces.vectors_ND,
-        labels=faces.labels,
-    )
+    return replace(faces, label_N=faces.label_N[rows], vector_N=faces.vector_N[rows], unit=False)
 
 
 def dominant_centre(
@@ -153,11 +160,6 @@ def _seeds(faces: LabelledFaces, floor: float) -> Float:
         weight_Bn[labels, best_B] = weight_Bn.max(axis=1)
         weight_N[rows_Bn] = weight_Bn
     return weight_N
-
-
-def _parts(faces: LabelledFaces) -> Iterator[tuple[int, LabelledFaces]]:
-    for _, rows, part in faces.parts():
-        yield rows.start, part
 
 
 def _grams(faces: LabelledFaces, spread: bool) -> Iterator[tuple[Int64, Float32]]:

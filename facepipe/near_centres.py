@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from facepipe.in_order import in_order
 from facepipe.neighbors import Float32, Int64, nearest
 
 EXACT_PAIRS = 1 << 27  # of query and centre: two seconds; training codes takes as long
@@ -32,9 +33,9 @@ SEED = 1
 class NearCentres:
     """Looks for the centres of highest cosine."""
 
-    def __init__(self, centres_PD: Float32, queries: int) -> None:
+    def __init__(self, centres_PD: Float32, queries: int, threads: int = 1) -> None:
         """Code unit centres, float32, if that many queries are worth it."""
-        self._centres_PD = centres_PD
+        self._centres_PD, self._threads = centres_PD, threads
         self._codes: Any = None
         if len(centres_PD) * queries > EXACT_PAIRS and len(centres_PD) > CANDIDATES:
             self._project_DR = _main_directions(centres_PD)
@@ -44,13 +45,16 @@ class NearCentres:
         """Return the min(k, P) nearest centres of each query, the nearest first."""
         if self._codes is None:
             return nearest(queries_QD, self._centres_PD, k)[1]
-        blocks = [
-            self._find(queries_QD[start : start + QUERY_ROWS], k)
-            for start in range(0, len(queries_QD), QUERY_ROWS)
-        ]
+        starts = range(0, len(queries_QD), QUERY_ROWS)
+        blocks = in_order(
+            lambda start: self._find(queries_QD[start : start + QUERY_ROWS], k),
+            starts,
+            self._threads,
+        )
         return np.concatenate([np.empty((0, k), np.int64), *blocks])
 
     def _find(self, queries_QD: Float32, k: int) -> Int64:
+        _one_thread()
         _, found_QC = self._codes.search(queries_QD @ self._project_DR, max(CANDIDATES, 2 * k))
         found_QC.sort(axis=1)  # of equal scores the lower centre comes first
         score_QC = np.empty(found_QC.shape, np.float32)
@@ -78,10 +82,17 @@ def _main_directions(centres_PD: Float32) -> Float32:
     return projection
 
 
-def _coded(centres_PD: Float32, project_DR: Float32) -> Any:
+def _one_thread() -> None:
+    """Keep faiss to the thread it is called in: OpenMP counts for each thread by itself."""
     import faiss
 
     faiss.omp_set_num_threads(1)
+
+
+def _coded(centres_PD: Float32, project_DR: Float32) -> Any:
+    import faiss
+
+    _one_thread()
     codes = faiss.IndexPQFastScan(project_DR.shape[1], CODES, 4, faiss.METRIC_INNER_PRODUCT)
     step = max(1, len(centres_PD) // TRAIN_CENTRES)
     codes.train(centres_PD[::step] @ project_DR)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facepipe.half_floats import WIDEN_ITEMS, widened
 from facepipe.schema import EmbeddingStatus
 
 Float32 = npt.NDArray[np.float32]
@@ -27,10 +28,18 @@ def unit_rows(vectors_ND: npt.NDArray[np.floating]) -> Float32:
     float16 storage bends the length of a vector by up to 0.05 %, which matters where
     lengths are subtracted (leave-one-out centres).
     """
-    unit_ND: Float32 = np.array(vectors_ND, dtype=np.float32)
-    lengths_N = np.sqrt(np.einsum("nd,nd->n", unit_ND, unit_ND))
-    lengths_N[lengths_N == 0.0] = 1.0
-    unit_ND *= (1 / lengths_N)[:, None]
+    vectors_ND = np.asarray(vectors_ND)
+    unit_ND = np.empty(vectors_ND.shape, np.float32)
+    step = max(1, WIDEN_ITEMS // max(vectors_ND.shape[-1], 1))
+    for start in range(0, len(unit_ND), step):
+        stored_BD, unit_BD = vectors_ND[start : start + step], unit_ND[start : start + step]
+        if stored_BD.dtype == np.float16:
+            widened(stored_BD, unit_BD)
+        else:
+            unit_BD[...] = stored_BD
+        lengths_B = np.sqrt(np.einsum("nd,nd->n", unit_BD, unit_BD))
+        lengths_B[lengths_B == 0.0] = 1.0
+        unit_BD *= (1 / lengths_B)[:, None]
     return unit_ND
 
 

@@ -48,14 +48,18 @@ def gather(faces: LabelledFaces, person_N: Int64, weight_N: Float) -> People:
     known_N = person_N >= 0
     weight_N = np.where(known_N, weight_N, 0.0).astype(np.float32).astype(np.float64)
     sums_PD = np.zeros((total, faces.vectors_ND.shape[1]), np.float32)
-    for rows, vectors_BD in faces.blocks(np.flatnonzero(weight_N > 0)):
+
+    def look(rows: Int64, vectors_BD: Float32) -> tuple[Int64, Float32]:
         # A sparse product adds row by row in a fixed order, and has no threads.
         person, place_B = np.unique(person_N[rows], return_inverse=True)
         order = np.argsort(place_B, kind="stable")
         starts = np.searchsorted(place_B[order], np.arange(len(person) + 1))
         weight_B = weight_N[rows[order]].astype(np.float32)
         shape = (len(person), len(rows))
-        sums_PD[person] += csr_array((weight_B, order, starts), shape=shape) @ vectors_BD
+        return person, csr_array((weight_B, order, starts), shape=shape) @ vectors_BD
+
+    for _, (person, part_BD) in faces.each_block(look, np.flatnonzero(weight_N > 0)):
+        sums_PD[person] += part_BD
     return People(
         person_N=person_N,
         weight_N=weight_N,
@@ -81,7 +85,8 @@ def cosines(faces: LabelledFaces, people: People, target_N: Int64) -> tuple[Floa
     total = len(target_N)
     cosine_N, others_N = np.zeros(total), np.zeros(total)
     square_P = np.einsum("pd,pd->p", people.sums_PD, people.sums_PD).astype(np.float64)
-    for rows, vectors_BD in faces.blocks(np.flatnonzero(target_N >= 0)):
+
+    def look(rows: Int64, vectors_BD: Float32) -> None:
         target = target_N[rows]
         dot = np.einsum("nd,nd->n", vectors_BD, people.sums_PD[target]).astype(np.float64)
         own = np.where(people.person_N[rows] == target, people.weight_N[rows], 0.0)
@@ -91,4 +96,7 @@ def cosines(faces: LabelledFaces, people: People, target_N: Int64) -> tuple[Floa
         cosine = (dot - own)[some] / np.sqrt(length2[some])
         cosine_N[rows[some]] = np.clip(cosine, -1.0, 1.0)
         others_N[rows[some]] = np.maximum(weight[some] ** 2 / square[some], 1.0)
+
+    for _ in faces.each_block(look, np.flatnonzero(target_N >= 0)):
+        pass  # each has filled in its own rows
     return cosine_N, others_N

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.centres import Float, Int64, LabelledFaces
+from facepipe.centres import Float, Float32, Int64, LabelledFaces
 from facepipe.homes import Counts
 from facepipe.impostors import Impostors
 from facepipe.mixture import CosineMixture, fit_mixture, logistic
@@ -56,7 +56,7 @@ def judge(
     owner_N = owner_L[faces.label_N]
     cosine_N, others_N = cosines(faces, people, owner_N)
     near_N = others_N > 0
-    mixture = fit_faces(faces, people, owner_N, cosine_N, others_N, impostors)
+    mixture = fit_faces(faces, people.person_N, owner_N, cosine_N, others_N, impostors)
     ratio_N = np.zeros(len(cosine_N))  # of the unknown person of a label nothing is known
     ratio_N[near_N] = mixture.log_ratio(cosine_N[near_N], others_N[near_N])
     share_N = _own_shares(faces, mixture, ratio_N, near_N)
@@ -68,7 +68,7 @@ def judge(
 
 def fit_faces(
     faces: LabelledFaces,
-    people: People,
+    person_N: Int64,
     owner_N: Int64,
     cosine_N: Float,
     others_N: Float,
@@ -76,13 +76,14 @@ def fit_faces(
 ) -> CosineMixture:
     """Fit the mixture to faces and the people of their labels.
 
+    person_N: who is on each, -1 nobody known. owner_N: whom its label means.
     Faces known to be somebody else's are left out and count as wrong: where they are look-alikes
     of the label's person they are no sample of impostors, and would pass for bad photos of it.
     """
     near_N = others_N > 0
     several_N = near_N & (faces.size_L[faces.label_N] > 2)
     near_N = several_N if several_N.sum() >= MIN_FIT_FACES else near_N
-    fit_N = near_N & ((people.person_N < 0) | (people.person_N == owner_N))
+    fit_N = near_N & ((person_N < 0) | (person_N == owner_N))
     mixture = fit_mixture(cosine_N[fit_N], others_N[fit_N], impostors.mean, impostors.std)
     share = float(fit_N.sum() + 1) / float(near_N.sum() + 1)
     return replace(mixture, clean_share=mixture.clean_share * share)
@@ -138,15 +139,19 @@ def _nearby(
     kept = min(NEAREST_PEOPLE + 1, people.total)
     cosine_FK = np.zeros((len(rows_F), kept))
     person_FK = np.full((len(rows_F), kept), -1)
-    done, near = 0, NearCentres(centres_PD, len(rows_F))
-    for rows, vectors_BD in faces.blocks(rows_F) if kept else ():
+    near = NearCentres(centres_PD, len(rows_F))
+
+    def look(_: Int64, vectors_BD: Float32) -> tuple[Int64, list[Float32]]:
         person_BK = near.find(vectors_BD, kept)
-        block = slice(done, done + len(rows))
-        person_FK[block] = person_BK
         # Once more and in a fixed order: a threaded product may differ in the last bit.
-        for k in range(kept):
-            at = centres_PD[person_BK[:, k]]
-            cosine_FK[block, k] = np.einsum("bd,bd->b", vectors_BD, at)
+        return person_BK, [
+            np.einsum("bd,bd->b", vectors_BD, centres_PD[person_B]) for person_B in person_BK.T
+        ]
+
+    done = 0
+    for rows, found in faces.each_block(look, rows_F) if kept else ():
+        block = slice(done, done + len(rows))
+        person_FK[block], cosine_FK[block] = found[0], np.stack(found[1], axis=1)
         done += len(rows)
     others_FK = np.maximum(people.size_P, 1.0)[person_FK]
     own_F = people.person_N[rows_F]

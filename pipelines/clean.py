@@ -52,6 +52,11 @@ class CleanJob(Recorded):
     model_id: str
     resources: Resources = ONE_CORE
 
+    @property
+    def threads(self) -> int:
+        """Return how many threads the one task has: as many as the cores that it asks for."""
+        return max(1, int(self.resources.num_cpus))
+
     def open(self) -> CleanWorker:
         """Open the dataset."""
         return CleanWorker(self, Dataset(open_store(self.dataset)))
@@ -107,7 +112,15 @@ class CleanWorker(WithoutModel):
         watch.lap("read")
         rules = _rules(faces, constraints, earlier)
         settings = self.job.clean
-        table, fit = clean_faces(faces, duplicates, known, settings, vectors, rules=rules)
+        table, fit = clean_faces(
+            faces,
+            duplicates,
+            known,
+            settings,
+            vectors,
+            rules=rules,
+            threads=self.job.threads,
+        )
         watch.lap("clean")
         clusters, cluster_pairs = (self.dataset.table(n) for n in ("clusters", "cluster_pairs"))
         table, more = name_clusters(table, clusters, cluster_pairs, earlier.faces)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from facepipe import centres
-from facepipe.centres import LabelledFaces, face_impostors
+from facepipe.centres import Float32, Int64, LabelledFaces, OneReader, face_impostors
 from facepipe.neighbors import unit_rows
 
 Array = npt.NDArray[np.float64]
@@ -57,6 +60,59 @@ def test_leave_one_out_is_the_mean_without_the_face(
         mean = w @ exact[rest]
         assert cosine[row] == pytest.approx(exact[row] @ mean / np.linalg.norm(mean), abs=2e-5)
         assert others[row] == pytest.approx(w.sum() ** 2 / (w**2).sum(), rel=1e-5)
+
+
+class Fragile:
+    """Vectors that must not be read by two threads at once."""
+
+    def __init__(self, vectors: npt.NDArray[np.floating]) -> None:
+        self.vectors, self.shape, self.reads = vectors, vectors.shape, 0
+        self._busy = threading.Lock()
+
+    def __getitem__(self, rows: Int64) -> npt.NDArray[np.floating]:
+        assert self._busy.acquire(blocking=False), "two threads read"
+        try:
+            self.reads += 1
+            return self.vectors[rows]
+        finally:
+            self._busy.release()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_blocks_and_parts_are_looked_at_in_order(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(centres, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(centres, "PART_ROWS", 24)
+    vectors, label = people([3, 9, 40, 1, 22, 5, 2, 30] * 5)
+    plain = labelled(vectors, label, 40)
+    fragile = Fragile(np.asarray(plain.vectors_ND))
+    faces = replace(plain, vectors_ND=OneReader(fragile), threads=threads)
+    some = np.arange(0, len(label), 3)
+    for rows in (None, some):
+        found = faces.each_block(lambda r, v: (r, v), rows)
+        for (asked, (seen, block)), (at, unit) in zip(found, plain.blocks(rows), strict=True):
+            assert (asked == at).all() and (seen == at).all() and (block == unit).all()
+    parts = faces.each_part(lambda part: (part.label_N, part.sums(np.ones(len(part.label_N)))))
+    for (rows_of, (labels, sums)), (_, span, part) in zip(parts, plain.parts(), strict=True):
+        assert rows_of == span and (labels == part.label_N).all()
+        assert (sums == part.sums(np.ones(len(part.label_N)))).all()
+    assert face_impostors(faces) == face_impostors(plain)
+
+
+def test_faces_in_memory_are_read_once() -> None:
+    vectors, label = people([3, 9, 40])
+    plain = labelled(vectors, label, 3)
+    fragile = Fragile(np.asarray(plain.vectors_ND))
+    faces = replace(plain, vectors_ND=fragile).in_memory()
+    reads = fragile.reads
+    assert faces.in_memory() is faces
+
+    def rows_of(some: LabelledFaces) -> Float32:
+        return np.concatenate([block for _, block in some.blocks()])
+
+    assert (rows_of(faces) == rows_of(plain)).all() and fragile.reads == reads
+    assert faces.vectors_ND[np.array([0])].dtype == np.float16
 
 
 def test_impostors_are_measured_between_labels_only() -> None:

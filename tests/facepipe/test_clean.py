@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from facepipe import centres, ids
+from facepipe import centres, ids, near_centres
 from facepipe.clean import CleanFit, CleanSettings, LabelRules, clean_faces
 from facepipe.errors import CorruptData
 from facepipe.schema import DECISIONS, DUPLICATES, LABEL_PAIRS
@@ -584,6 +585,23 @@ def test_the_size_of_a_block_changes_no_decision(monkeypatch: pytest.MonkeyPatch
             b[k] for k in ("decision", "reason", "identity_id", "evidence")
         ]
         assert a["confidence"] == pytest.approx(b["confidence"], abs=1e-3)
+
+
+@pytest.mark.parametrize("block", [50, 4096])
+def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    _, label, vectors = noisy_set(0.3, 2)
+    given = tables(named(label), vectors)
+    monkeypatch.setattr(near_centres, "EXACT_PAIRS", 1)  # nearest people by codes
+    monkeypatch.setattr(near_centres, "CANDIDATES", 32)
+    monkeypatch.setattr(near_centres, "QUERY_ROWS", 64)
+    monkeypatch.setattr(centres, "BLOCK_ROWS", block)
+    monkeypatch.setattr(centres, "PART_ROWS", 3 * block)
+    stored = np.asarray(vectors, np.float16)
+    one, three = (
+        clean_faces(*given, CleanSettings(), vectors=stored, threads=threads) for threads in (1, 3)
+    )
+    assert one[0].equals(three[0]) and one[1].pairs.equals(three[1].pairs)
+    assert replace(one[1], pairs=None) == replace(three[1], pairs=None)
 
 
 def test_settings_have_limits() -> None:

@@ -108,6 +108,7 @@ def test_modes_do_not_depend_on_other_labels_or_blocks(monkeypatch: pytest.Monke
     label = np.sort(person // 3)
     whole = find_modes(labelled(vectors, label, 20), FLOORS)
     monkeypatch.setattr(centres, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(centres, "PART_ROWS", 40)
     monkeypatch.setattr(modes, "GRAM_FACES", 16)
     parts = find_modes(labelled(vectors, label, 20), FLOORS)
     assert (whole.mode_N == parts.mode_N).all() and (whole.label_M == parts.label_M).all()
