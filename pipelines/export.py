@@ -16,9 +16,9 @@ from facepipe.face_places import FacePlaces
 from facepipe.shards import Dataset
 from facepipe.source_rec import EXACT_FLOAT32
 from pipelines.batches import table_batches
-from pipelines.export_folder import check_new, new_folder
 from pipelines.export_formats import FORMATS, ExportRun
 from pipelines.export_lists import write_labels, write_lists
+from pipelines.export_target import check_target, open_target
 from pipelines.overlap import STEP as OVERLAP
 from pipelines.overlap import current, overlap_tables
 from pipelines.progress import Progress
@@ -42,13 +42,14 @@ def run_export(
 ) -> dict[str, Any]:
     """Write an export, or with ``dry`` only count; return the counts, which add up to all faces.
 
-    Raises UsageError for an unknown format and for a folder that is not new, StoreError unless
-    clean has finished on these faces, and overlap too where its marks are to count, CorruptData
-    where tables do not belong together, StoreFull.
+    Raises UsageError for an unknown format and for a folder that is not new, or a prefix of a
+    bucket that holds anything but the beginning of this very export, StoreError unless clean
+    has finished on these faces, and overlap too where its marks are to count, CorruptData where
+    tables do not belong together, StoreFull.
     """
     if asked.format not in FORMATS:
         raise UsageError(f"--format {asked.format}: there are {', '.join(FORMATS)}")
-    check_new(asked.out)
+    check_target(asked.out)
     choice = _choice(dataset, asked)
     if asked.format == "rec" and choice.exported + len(choice.people) + 2 > EXACT_FLOAT32:
         raise UsageError(
@@ -58,14 +59,13 @@ def run_export(
     result = _counts(asked, choice)
     if dry:
         return result
-    with new_folder(asked.out) as folder:
-        run = ExportRun(dataset, choice, folder, asked.settings.shard_faces, progress)
+    record = json.dumps({**_origin(dataset, asked), **result}, indent=1, sort_keys=True) + "\n"
+    with open_target(asked.out, record.encode()) as target:
+        run = ExportRun(dataset, choice, target, asked.settings.shard_faces, progress)
         whereabouts = FORMATS[asked.format](run)
-        write_lists(dataset, choice, folder, whereabouts)
+        write_lists(dataset, choice, target, whereabouts)
         if whereabouts is not None:
-            write_labels(choice, folder / "labels.csv")
-        record = json.dumps({**_origin(dataset, asked), **result}, indent=1, sort_keys=True)
-        (folder / "export.json").write_text(record + "\n", encoding="utf-8")
+            write_labels(choice, target)
     return {**result, "out": asked.out}
 
 

@@ -17,13 +17,9 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
 
 def check_new(out: str) -> Path:
-    """Return where a folder will be. Raises UsageError unless it is absent or empty, and local."""
+    """Return where a folder will be. Raises UsageError unless it is absent or empty."""
     if not out.strip():
         raise UsageError("--out is empty: give a new folder")
-    if "://" in out:
-        raise UsageError(
-            f"--out {out}: export writes to local folders alone; copy the folder afterwards"
-        )
     path = Path(out).resolve()
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {out} is a file: give a new folder")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from facepipe.sample_tar import Sample, write_samples
 from facepipe.shards import Dataset
 from pipelines.export_lists import Whereabouts
 from pipelines.export_spill import Spill
+from pipelines.export_target import Target
 from pipelines.progress import Progress
 
 SPILL_FACES = 8192  # of a .rec held at a time: 160 MB of PNG crops
@@ -40,10 +40,10 @@ class ExportRun:
     """One export while it is written."""
 
     def __init__(
-        self, dataset: Dataset, choice: Choice, folder: Path, shard_faces: int, progress: Progress
+        self, dataset: Dataset, choice: Choice, target: Target, shard_faces: int, progress: Progress
     ) -> None:
-        """Start with no picture read; ``folder`` is empty."""
-        self.dataset, self.choice, self.folder = dataset, choice, folder
+        """Start with no picture read."""
+        self.dataset, self.choice, self.target = dataset, choice, target
         self.shard_faces, self.progress = shard_faces, progress
         self.suffix_M = np.zeros(len(choice.places), np.uint8)  # place in _SUFFIXES
 
@@ -94,7 +94,7 @@ class ExportRun:
         """Yield (place, crop) of the exported faces in an order of their places."""
         position_M = np.empty(len(self.choice.places), np.int64)
         position_M[order] = np.arange(len(order))
-        spill = Spill(self.folder / ".spill", rows)
+        spill = Spill(self.target.scratch / ".spill", rows)
         for pictures in self.pictures():
             spill.add([(int(position_M[place]), crop) for place, crop in pictures])
         for position, crop in spill.ordered(len(order)):
@@ -103,20 +103,14 @@ class ExportRun:
 
 def _folders(run: ExportRun) -> Whereabouts:
     """images/PERSON/FACE_ID.png."""
-    images = run.folder / IMAGES
-    images.mkdir()
-    made: set[str] = set()
-    for pictures in run.pictures():
-        for place, crop in pictures:
-            person = run.folder_of(place)
-            if person not in made:
-                (images / person).mkdir()
-                made.add(person)
-            (images / person / run.name(place)).write_bytes(crop)
+
+    def name(place: int) -> str:
+        return f"{IMAGES}/{run.folder_of(place)}/{run.name(place)}"
+
+    run.target.put_all((name(p), crop) for pictures in run.pictures() for p, crop in pictures)
 
     def whereabouts(places: Int64) -> tuple[list[str], Int64]:
-        files = [f"{IMAGES}/{run.folder_of(p)}/{run.name(p)}" for p in places.tolist()]
-        return files, np.full(len(places), -1)
+        return [name(p) for p in places.tolist()], np.full(len(places), -1)
 
     return whereabouts
 
@@ -126,7 +120,7 @@ def _webdataset(run: ExportRun) -> Whereabouts:
     choice, order = run.choice, run.choice.by_face()
     samples = _samples(run, run.spilled(order, run.shard_faces))
     for shard in range(-(-len(order) // run.shard_faces)):
-        with (run.folder / _tar_name(shard)).open("wb") as stream:
+        with run.target.create(_tar_name(shard)) as stream:
             write_samples(islice(samples, run.shard_faces), stream)
     next(samples, None)  # lets the spill remove its folder
     position_M = np.full(len(choice.places), -1, np.int64)
@@ -166,8 +160,7 @@ def _rec(run: ExportRun) -> Whereabouts:
     names = {"rec": "train.rec", "idx": "train.idx", "lst": "train.lst", "property": "property"}
     with ExitStack() as opened:
         streams = {
-            field: opened.enter_context((run.folder / name).open("wb"))
-            for field, name in names.items()
+            field: opened.enter_context(run.target.create(name)) for field, name in names.items()
         }
         write_records(photos, RecordStreams(**streams))
     record_M = np.full(len(run.choice.places), -1, np.int64)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from facepipe.export_choice import CAUSES, EXPORTED, KEPT, Choice
 from facepipe.schema import DECISIONS
 from facepipe.shards import Dataset
 from pipelines.batches import table_batches
+from pipelines.export_target import Target
 
 FACES_LIST = pa.schema(
     [
@@ -44,14 +44,14 @@ Whereabouts = Callable[[npt.NDArray[np.int64]], tuple[list[str], npt.NDArray[np.
 
 
 def write_lists(
-    dataset: Dataset, choice: Choice, folder: Path, whereabouts: Whereabouts | None
+    dataset: Dataset, choice: Choice, target: Target, whereabouts: Whereabouts | None
 ) -> None:
     """Write faces and removed as .csv and .parquet; without ``whereabouts`` only removed."""
     with ExitStack() as opened:
-        removed = opened.enter_context(_List(folder / "removed", REMOVED_LIST))
+        removed = opened.enter_context(_List(target, "removed", REMOVED_LIST))
         faces = None
         if whereabouts is not None:
-            faces = opened.enter_context(_List(folder / "faces", FACES_LIST))
+            faces = opened.enter_context(_List(target, "faces", FACES_LIST))
         for table, place in _placed(dataset, choice):
             exported = (place >= 0) & (_taken(choice.cause_M, place, 0) == EXPORTED)
             rest = np.flatnonzero(~exported)
@@ -72,19 +72,18 @@ def write_lists(
             faces.write(pa.table({n: columns[n] for n in FACES_LIST.names}))
 
 
-def write_labels(choice: Choice, path: Path) -> None:
+def write_labels(choice: Choice, target: Target) -> None:
     """Write whose number and folder is whose."""
-    pacsv.write_csv(
-        pa.table(
-            {
-                "label": pa.array(range(len(choice.people)), pa.int32()),
-                "identity_id": pa.array(choice.people, pa.string()),
-                "folder": pa.array(choice.folders, pa.string()),
-                "faces": pa.array(choice.sizes(), pa.int64()),
-            }
-        ),
-        path,
+    table = pa.table(
+        {
+            "label": pa.array(range(len(choice.people)), pa.int32()),
+            "identity_id": pa.array(choice.people, pa.string()),
+            "folder": pa.array(choice.folders, pa.string()),
+            "faces": pa.array(choice.sizes(), pa.int64()),
+        }
     )
+    with target.create("labels.csv") as stream:
+        pacsv.write_csv(table, stream)
 
 
 def _taken(
@@ -111,17 +110,23 @@ def _placed(dataset: Dataset, choice: Choice) -> Iterator[tuple[pa.Table, npt.ND
 class _List:
     """A table that is written in parts, as NAME.csv and NAME.parquet."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, target: Target, name: str, schema: pa.Schema) -> None:
         self._schema = schema
-        self._csv = pacsv.CSVWriter(path.with_suffix(".csv"), schema)
-        self._parquet = pq.ParquetWriter(path.with_suffix(".parquet"), schema)
+        self._target, self._name = target, name
+        self._opened = ExitStack()
 
     def __enter__(self) -> _List:
+        """Open both files: each writer is closed before its stream is."""
+        with ExitStack() as opened:
+            csv = opened.enter_context(self._target.create(f"{self._name}.csv"))
+            self._csv = opened.enter_context(pacsv.CSVWriter(csv, self._schema))
+            parquet = opened.enter_context(self._target.create(f"{self._name}.parquet"))
+            self._parquet = opened.enter_context(pq.ParquetWriter(parquet, self._schema))
+            self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._csv.close()
-        self._parquet.close()
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
     def write(self, table: pa.Table) -> None:
         if len(table):

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from facepipe.errors import CorruptData, StoreError, UsageError
 from facepipe.export_choice import ExportSettings, RemovedBy
 from facepipe.folder_names import person_of
+from facepipe.object_store import ObjectStore
 from facepipe.overlap import OverlapSettings
 from facepipe.shards import Dataset, open_dataset
 from facepipe.source_rec import open_rec
@@ -29,17 +30,19 @@ from pipelines import cli_export, export_formats
 from pipelines.export import Export, run_export
 from pipelines.export_folder import new_folder
 from pipelines.export_spill import Spill
+from pipelines.export_target import STARTED
 from pipelines.overlap import NamedProbes, run_overlap
 from pipelines.progress import Progress
 from pipelines.runners.local import LocalRunner
 from tests import made
+from tests.object_server import S3Server
 from tests.pipelines.conftest import curated, labelled_settings
 
 Rows = list[dict[str, Any]]
 HOSTILE = {"person-0": "CON", "person-1": "~..", "person-2": "Ann", "person-3": "ANN"}
 
 
-def exported(dataset: Dataset, out: Path, format_: str, **asked: Any) -> dict[str, Any]:
+def exported(dataset: Dataset, out: Path | str, format_: str, **asked: Any) -> dict[str, Any]:
     settings = ExportSettings(shard_faces=asked.pop("shard_faces", 4))
     export = Export(out=str(out), format=format_, settings=settings, **asked)
     return run_export(dataset, export, Progress(quiet=True))
@@ -330,12 +333,6 @@ def test_a_folder_that_holds_anything_is_refused(dataset: Dataset, tmp_path: Pat
         exported(dataset, tmp_path, "folders")
     with pytest.raises(UsageError, match="is a file"):
         exported(dataset, tmp_path / "mine", "folders")
-    with pytest.raises(UsageError, match="local"):
-        run_export(
-            dataset,
-            Export(out="s3://bucket/x", settings=ExportSettings()),
-            Progress(quiet=True),
-        )
     with pytest.raises(UsageError, match="not empty"):
         exported(dataset, Path(dataset.uri), "folders")
     assert contents(tmp_path) == {"mine": b"keep me"}
@@ -370,6 +367,51 @@ def test_ctrl_c_leaves_nothing_and_a_filled_folder_is_not_replaced(tmp_path: Pat
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").write_bytes(b"y")
     assert contents(tmp_path) == {"out/theirs": b"y"}
+
+
+# -- buckets -----------------------------------------------------------------------------
+
+
+def objects(uri: str) -> dict[str, bytes]:
+    store = ObjectStore(uri)
+    return {name: store.get(name) for name in store.list_all()}
+
+
+@pytest.mark.parametrize("format_", ["folders", "webdataset", "rec", "removed"])
+def test_a_bucket_gets_the_files_of_a_folder(
+    dataset: Dataset, tmp_path: Path, bucket: str, format_: str
+) -> None:
+    exported(dataset, tmp_path / "out", format_)
+    exported(dataset, f"{bucket}/set", format_)
+    assert objects(f"{bucket}/set") == contents(tmp_path / "out")
+    with pytest.raises(UsageError, match="not empty"):
+        exported(dataset, f"{bucket}/set", format_)
+
+
+@pytest.mark.parametrize("format_", ["folders", "webdataset", "rec"])
+@pytest.mark.parametrize("puts", [1, 3, 6])
+def test_an_export_that_was_cut_off_goes_on(
+    dataset: Dataset, tmp_path: Path, s3: S3Server, bucket: str, format_: str, puts: int
+) -> None:
+    def fail(method: str, path: str) -> int | None:
+        done = sum(r.method == "PUT" and r.status == 200 for r in s3.requests)
+        return 403 if method == "PUT" and done >= puts else None
+
+    s3.forget()
+    s3.fail = fail
+    with pytest.raises(StoreError):
+        exported(dataset, f"{bucket}/set", format_)
+    s3.fail = lambda method, path: None
+    begun = objects(f"{bucket}/set")
+    assert STARTED in begun and "export.json" not in begun and len(begun) == puts
+    with pytest.raises(UsageError, match="another export was begun"):
+        exported(dataset, f"{bucket}/set", format_, min_faces=2)
+    s3.forget()
+    exported(dataset, f"{bucket}/set", format_)
+    exported(dataset, tmp_path / "out", format_)
+    assert objects(f"{bucket}/set") == contents(tmp_path / "out")
+    written = {r.path.split("/set/")[1] for r in s3.requests if r.method == "PUT"}
+    assert written & set(begun) == {STARTED}  # which says whose the beginning is
 
 
 def test_an_unknown_format_is_refused(dataset: Dataset, tmp_path: Path) -> None:
