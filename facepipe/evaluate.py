@@ -39,6 +39,7 @@ __all__ = [
     "read_pairs",
     "roc",
     "tar_at_far",
+    "wilson_bounds",
     "wilson_interval",
 ]
 
@@ -64,6 +65,7 @@ class FoldAccuracy:
     folds: Int  # the folds' numbers, rising
     accuracy: Float  # one a fold
     threshold: Float  # the threshold each fold was judged with
+    right_P: Bool  # which pairs were judged right
     mean: float
     standard_error: float  # std with n - 1, over root n: what LFW's technical report asks for
     std: float  # with n: what insightface prints after "+-"
@@ -164,15 +166,15 @@ def fold_accuracy(
     if len(folds) < 2:
         raise ValueError("fold accuracy needs at least two folds: one to judge, one to learn")
     thresholds = [best_threshold(scores_P[fold_P != f], matched_P[fold_P != f]) for f in folds]
-    right = [
-        _judged_right(scores_P[fold_P == f], matched_P[fold_P == f], t).mean()
-        for f, t in zip(folds, thresholds, strict=True)
-    ]
-    accuracy = np.array(right)
+    right_P = np.zeros(len(fold_P), dtype=bool)
+    for f, t in zip(folds, thresholds, strict=True):
+        right_P[fold_P == f] = _judged_right(scores_P[fold_P == f], matched_P[fold_P == f], t)
+    accuracy = np.array([right_P[fold_P == f].mean() for f in folds])
     return FoldAccuracy(
         folds=folds,
         accuracy=accuracy,
         threshold=np.array(thresholds),
+        right_P=right_P,
         mean=float(accuracy.mean()),
         standard_error=float(accuracy.std(ddof=1) / math.sqrt(len(folds))),
         std=float(accuracy.std()),
@@ -263,8 +265,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
         raise ValueError(f"{successes} successes of {trials} trials")
     if trials == 0:
         return 0.0, 1.0
+    return wilson_bounds(successes / trials, trials, confidence)
+
+
+def wilson_bounds(share: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share of trials, which need be no whole number."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, shrink = successes / trials, 1 + z * z / trials
+    shrink = 1 + z * z / trials
     middle = (share + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2)) / shrink
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,4 +1,4 @@
-"""The commands that look at a dataset: report, why, verify, evaluate, config, doctor."""
+"""The commands that look at a dataset: report, why, verify, config, doctor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PANEL = "Look"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
-    for command in (report, why, verify, evaluate, config, doctor):
+    for command in (report, why, verify, config, doctor):
         app.command(rich_help_panel=_PANEL)(explained(command))
 
 
@@ -85,25 +85,6 @@ def verify(
             "--repair, which forgets broken shards, then the command that made the dataset, "
             "which does them and what else is missing again"
         )
-
-
-def evaluate(
-    dataset: DatasetArgument,
-    pairs: Annotated[
-        str,
-        typer.Option("--pairs", metavar="pairs.txt", help="Pairs in LFW's format (folds, pairs)."),
-    ],
-    json: Json = False,
-) -> None:
-    """Measure verification accuracy on pairs of photos, from the dataset's own embeddings.
-
-    A pair with a photo in which no face was found counts as wrong.
-    """
-    from facepipe.shards import open_dataset
-    from pipelines.evaluate import evaluate_pairs, format_evaluation
-
-    result = evaluate_pairs(open_dataset(dataset), pairs)
-    print_json(result) if json else typer.echo(format_evaluation(result))
 
 
 def config(config: Config = None, set_: SetOption = None, json: Json = False) -> None:

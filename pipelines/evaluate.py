@@ -1,132 +1,239 @@
-"""Verification accuracy from a dataset's own tables: pairs of photos in LFW's format."""
+"""Runs an evaluation: one or more packs, or a dataset's own vectors, on the same pictures.
+
+What is measured is in ``evaluate_pairs``, ``evaluate_templates``, ``evaluate_people`` and
+``evaluate_groups``; where the vectors come from in ``evaluate_faces``.
+"""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
+from facepipe.bootstrap import SAMPLES
+from facepipe.config import Settings
+from facepipe.det import Det, TarBand, require_supported
 from facepipe.errors import UsageError
-from facepipe.evaluate import fold_accuracy, picture_name, read_pairs, tar_at_far, wilson_interval
-from facepipe.neighbors import vector_matrix
-from facepipe.quality import labelled_face
-from facepipe.schema import EmbeddingStatus
-from facepipe.shards import Dataset
-from facepipe.sources import path_of
+from facepipe.packs import Pack
+from facepipe.shards import Dataset, open_dataset
+from pipelines.evaluate_faces import Faces, embed_source, own_faces
+from pipelines.evaluate_groups import groups_result, read_groups
+from pipelines.evaluate_pairs import (
+    Judged,
+    PairList,
+    Resampling,
+    bin_pair_list,
+    difference_result,
+    judge,
+    judge_scores,
+    pairs_result,
+    read_pair_list,
+    require_both_kinds,
+)
+from pipelines.evaluate_people import Roles, assign_roles, identification_result, identify
+from pipelines.evaluate_sources import Source, open_source
+from pipelines.evaluate_templates import TemplateLists, read_templates, template_similarities
+from pipelines.progress import Progress
 
-FARS = (1e-1, 1e-2, 1e-3)
+Float = npt.NDArray[np.float64]
 
 
-def evaluate_pairs(dataset: Dataset, pairs_file: str) -> dict[str, Any]:
-    """Return accuracy per fold and in the mean, its interval, and TAR at some FARs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to evaluate, on what, and how."""
+
+    data: str
+    packs: tuple[tuple[str, Pack], ...] = ()  # by the name they were asked for
+    settings: Settings
+    pairs: str | None = None
+    templates: tuple[str, str] | None = None  # the list of faces, the list of pairs
+    identify: bool = False
+    distractors: str | None = None
+    groups: str | None = None
+    fars: tuple[float, ...] | None = None
+    samples: int = SAMPLES
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What a figure shows of one model: its curve, its FARs' intervals, its similarities."""
+
+    model: str
+    det: Det
+    bands: tuple[TarBand, ...]
+    matched: Float
+    mismatched: Float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The result as numbers and lists, and what figures are drawn from, by protocol."""
+
+    result: dict[str, Any]
+    curves: dict[str, list[Curve]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Protocols:
+    """The lists of a request, read and found to fit its source."""
+
+    source: Source
+    pairs: PairList | None
+    templates: TemplateLists | None
+    roles: Roles | None
+    groups: npt.NDArray[np.str_] | None
+    distractors: Source | None
+
+
+def evaluate_pairs(
+    dataset: Dataset, pairs_file: str, *, fars: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Return what a dataset's own vectors do on pairs in LFW's format; see `evaluate`.
 
     The face of a photo is its large, central one (`facepipe.quality.labelled_face`), whatever its
-    quality.
-    Pairs that name a photo which is not in the dataset are left out and counted. Raises
-    UsageError where the pairs file is missing or too few of its pairs are in the dataset.
+    quality. Pairs that name a photo which is not in the dataset are left out and counted.
+    Raises UsageError where the pairs file is missing or too few of its pairs are in the dataset.
     """
-    path = Path(pairs_file)
-    if not path.is_file():
-        raise UsageError(f"--pairs {path} does not exist: give a file in the format of pairs.txt")
-    pairs = read_pairs(path)
-    vectors = _vectors_by_picture(dataset)
-    listed = dataset.table("photos", ["uri", "member"]).to_pylist()
-    photos = {_name(row["uri"], row["member"]) for row in listed}
-    names = [
-        (picture_name(*a), picture_name(*b)) for a, b in zip(pairs.left, pairs.right, strict=True)
-    ]
-    here = np.array([a in photos and b in photos for a, b in names])
-    same, fold = pairs.same_P[here], pairs.fold_P[here]
-    if len(set(fold.tolist())) < 2 or len(set(same.tolist())) < 2:
-        raise UsageError(
-            f"{int(here.sum())} of the {len(here)} pairs of {path} have both photos in "
-            f"{dataset.uri}, which is too few: matched and mismatched ones of two folds are needed"
-        )
-    similarity = np.array(
-        [
-            float(vectors[a] @ vectors[b]) if a in vectors and b in vectors else math.nan
-            for (a, b), is_here in zip(names, here, strict=True)
-            if is_here
-        ]
+    request = Request(
+        data=dataset.uri,
+        settings=Settings(),
+        pairs=pairs_file,
+        fars=None if fars is None else tuple(fars),
     )
-    folds = fold_accuracy(similarity, same, fold)
-    right = round(float(sum(a * (fold == f).sum() for f, a in _by_fold(folds))))
-    low, high = wilson_interval(right, len(similarity))
+    return evaluate(request, Progress(quiet=True)).result
+
+
+def evaluate(request: Request, progress: Progress) -> Evaluation:
+    """Measure what is asked for, for each pack on the same pictures.
+
+    Without packs, with the dataset's own vectors; then the result is that one model's. Raises
+    UsageError for lists that do not fit the pictures and for a FAR they cannot support.
+    """
+    lists = _read(request)
+    models = _faces(request, lists.source, progress)
+    others = None
+    if lists.distractors is not None:
+        others = _faces(request, lists.distractors, progress)
+    resampling = Resampling(samples=request.samples)
+    curves: dict[str, list[Curve]] = {}
+    rows: list[dict[str, Any]] = []
+    first: dict[str, Judged] = {}
+    for n, (name, faces) in enumerate(models):
+        row: dict[str, Any] = {"model": name, "model_id": faces.model_id}
+        if request.packs:
+            row["flip"] = request.settings.embed.flip
+        unit_ND = faces.unit_ND()
+        for protocol, judged, pairs in _judged(faces, unit_ND, lists, request, resampling):
+            found = pairs_result(judged, pairs)
+            if n:
+                found["difference"] = difference_result(judged, first[protocol], pairs, resampling)
+            if protocol == "pairs" and lists.groups is not None:
+                fmr = min(request.fars) if request.fars else None
+                found["groups"] = groups_result(judged, pairs, lists.groups, fmr, resampling)
+            row |= found if protocol == "pairs" else {protocol: found}
+            first.setdefault(protocol, judged)
+            curves.setdefault(protocol, []).append(_curve(name, judged, pairs))
+        if lists.roles is not None:
+            known = None if others is None else others[n][1].unit_ND()
+            searches = identify(unit_ND, lists.roles, known)
+            row["identification"] = identification_result(
+                searches, lists.roles, 0 if known is None else len(known), request.fars, resampling
+            )
+        rows.append(row)
+    result = {"data": request.data, "pictures": len(lists.source.pictures)}
+    result |= {"models": rows} if request.packs else rows[0]
+    return Evaluation(result=result, curves=curves)
+
+
+def outline(request: Request) -> dict[str, Any]:
+    """Return what an evaluation would measure, without embedding a picture."""
+    lists = _read(request)
+    same = lists.source.same_P
+    pairs = len(same) if same is not None else 0 if lists.pairs is None else len(lists.pairs.same_P)
     return {
-        "pairs": len(similarity),
-        "pairs_not_in_dataset": int((~here).sum()),
-        "pairs_without_face": int(np.isnan(similarity).sum()),
-        "accuracy": folds.mean,
-        "standard_error": folds.standard_error,
-        "std": folds.std,
-        "interval_95": [low, high],
-        "folds": [
-            {"fold": int(f), "accuracy": float(a), "threshold": float(t)}
-            for f, a, t in zip(folds.folds, folds.accuracy, folds.threshold, strict=True)
-        ],
-        "tar_at_far": [
-            {"far": far, "tar": t.tar, "measured_far": t.far, "threshold": t.threshold}
-            for far in FARS
-            for t in [tar_at_far(similarity, same, far)]
-        ],
-        "model_id": dataset.current_model(),
+        "data": request.data,
+        "pictures": len(lists.source.pictures),
+        "models": [name for name, _ in request.packs] or ["the dataset's own vectors"],
+        "pairs": pairs,
+        "template_pairs": 0 if lists.templates is None else len(lists.templates.pairs.same_P),
+        "searches": 0 if lists.roles is None else len(lists.roles.searched),
+        "distractors": 0 if lists.distractors is None else len(lists.distractors.pictures),
     }
 
 
-def _by_fold(folds: Any) -> list[tuple[int, float]]:
-    return list(zip(folds.folds.tolist(), folds.accuracy.tolist(), strict=True))
+def _read(request: Request) -> _Protocols:
+    """Open the source and read every list. Raises UsageError for what does not fit."""
+    source = open_source(request.data)
+    if not request.packs and not source.dataset:
+        raise UsageError(f"{request.data} is no dataset: name a PACK to embed its pictures with")
+    if request.pairs is not None and source.same_P is not None:
+        raise UsageError(f"{request.data} has pairs of its own: leave out --pairs")
+    has_pairs = request.pairs is not None or source.same_P is not None
+    if not has_pairs and request.templates is None and not request.identify:
+        raise UsageError("nothing to measure: give --pairs, --template-faces or --identify")
+    if request.groups is not None and not has_pairs:
+        raise UsageError("--groups are of the people of --pairs: give those too")
+    if request.distractors is not None and not request.identify:
+        raise UsageError("--distractors are for --identify: give that too")
+    if request.distractors is not None and not request.packs:
+        raise UsageError("--distractors are embedded by a PACK: name the one of the dataset")
+    pairs = None if request.pairs is None else read_pair_list(Path(request.pairs), source)
+    templates = None if request.templates is None else read_templates(*request.templates, source)
+    roles = assign_roles(source) if request.identify else None
+    fars = request.fars or ()
+    if source.same_P is not None:
+        require_both_kinds(source)
+        require_supported(fars, source.same_P.count(False))
+    for listed in (pairs, None if templates is None else templates.pairs):
+        if listed is not None:
+            require_supported(fars, int((~listed.same_P).sum()))
+    if roles is not None:
+        require_supported(fars, roles.strangers, "FPIR")
+    return _Protocols(
+        source=source,
+        pairs=pairs,
+        templates=templates,
+        roles=roles,
+        groups=None if request.groups is None else read_groups(Path(request.groups), source),
+        distractors=None if request.distractors is None else open_source(request.distractors),
+    )
 
 
-def _vectors_by_picture(dataset: Dataset) -> dict[str, NDArray[np.float32]]:
-    """Return file name without suffix -> unit vector of the photo's large, central face."""
-    model = dataset.current_model()
-    dataset.require_embeddings(model)
-    photos = dataset.table("photos", ["uri", "member", "width_px", "height_px"]).to_pylist()
-    size = {(r["uri"], r["member"]): (r["width_px"], r["height_px"]) for r in photos}
-    faces: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
-    for row in dataset.table("faces", ["face_id", "uri", "member", "box_xyxy_px"]).to_pylist():
-        faces.setdefault((row["uri"], row["member"]), []).append(row)
-    chosen: dict[str, list[str]] = {}  # the same bytes may be there under several names
-    for place, rows in faces.items():
-        best = labelled_face(np.array([r["box_xyxy_px"] for r in rows]), *size[place]) or 0
-        chosen.setdefault(rows[best]["face_id"], []).append(_name(*place))
-    found: dict[str, NDArray[np.float32]] = {}
-    for file in dataset.files("embeddings", model):
-        table = dataset.read(file, ["face_id", "vector", "status"])
-        vectors = vector_matrix(table).astype(np.float32)
-        columns = (table[c].to_pylist() for c in ("face_id", "status"))
-        for row, (face, status) in enumerate(zip(*columns, strict=True)):
-            if status == EmbeddingStatus.OK:
-                found |= dict.fromkeys(chosen.get(face, ()), vectors[row])
+def _faces(request: Request, source: Source, progress: Progress) -> list[tuple[str, Faces]]:
+    """Return the vectors of every pack, or the dataset's own."""
+    if not request.packs:
+        return [("own vectors", own_faces(open_dataset(source.name), source))]
+    packs = [pack for _, pack in request.packs]
+    found = embed_source(source, packs, request.settings, request.workers, progress)
+    return [(name, faces) for (name, _), faces in zip(request.packs, found, strict=True)]
+
+
+def _judged(
+    faces: Faces, unit_ND: Float, lists: _Protocols, request: Request, resampling: Resampling
+) -> list[tuple[str, Judged, PairList]]:
+    """Return the pairs protocols that are asked for: pairs of pictures, pairs of templates."""
+    found = []
+    pairs = lists.pairs if faces.source.same_P is None else bin_pair_list(faces)
+    if pairs is not None:
+        found.append(("pairs", judge(unit_ND, pairs, request.fars, resampling), pairs))
+    if lists.templates is not None:
+        cosine, pooled = template_similarities(faces.raw_ND, lists.templates)
+        judged = judge_scores(cosine, pooled, request.fars, resampling)
+        found.append(("templates", judged, pooled))
     return found
 
 
-def _name(uri: str, member: str | None) -> str:
-    """Return the file name of a photo without its suffix, also in an archive."""
-    return PurePosixPath(member if member is not None else path_of(uri)).stem
-
-
-def format_evaluation(result: dict[str, Any]) -> str:
-    """Return an evaluation as text."""
-    low, high = result["interval_95"]
-    absent = result["pairs_not_in_dataset"]
-    lines = [
-        f"{result['pairs']} pairs, {result['pairs_without_face']} of them with a photo "
-        "without a face (counted as wrong)"
-        + (f"; {absent} more name photos that are not in the dataset" if absent else ""),
-        f"accuracy {result['accuracy']:.4%} +- {result['std']:.4%} over "
-        f"{len(result['folds'])} folds (standard error {result['standard_error']:.4%}; "
-        f"95 % interval {low:.4%} to {high:.4%})",
-    ]
-    lines += [
-        f"  fold {f['fold']}: {f['accuracy']:.4%} at threshold {f['threshold']:.4f}"
-        for f in result["folds"]
-    ]
-    lines += [
-        f"TAR {t['tar']:.4f} at FAR {t['far']:g} (threshold {t['threshold']:.4f})"
-        for t in result["tar_at_far"]
-    ]
-    return "\n".join(lines)
+def _curve(name: str, judged: Judged, pairs: PairList) -> Curve:
+    seen_P = ~np.isnan(judged.similarity_P)
+    return Curve(
+        model=name,
+        det=judged.curve,
+        bands=judged.bands,
+        matched=judged.similarity_P[seen_P & pairs.same_P],
+        mismatched=judged.similarity_P[seen_P & ~pairs.same_P],
+    )
