@@ -14,16 +14,19 @@ small description beside the files, ``pack.yaml``:
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facepipe import ids
-from facepipe.errors import ConfigError, ModelNotFound, ModelUnreadable
+from facepipe.errors import ConfigError, CorruptData, ModelNotFound, ModelUnreadable
 
 DESCRIPTION = "pack.yaml"
+SUMS = "SHA256SUMS"  # as sha256sum writes it; where it is there, it is obeyed
 INSIGHTFACE_ROOT = "~/.insightface"
 MAX_MODEL_BYTES = 2_000_000_000  # protobuf's own limit; checked before a file is read
 
@@ -77,6 +80,7 @@ class Pack(BaseModel):
     folder: str
     detector: DetectorSpec | None = None
     recogniser: RecogniserSpec | None = None
+    sums: tuple[tuple[str, str], ...] = Field((), description="file and SHA-256, of SUMS")
 
     def need_detector(self) -> DetectorSpec:
         """Return the detector. Raises ModelNotFound, naming the folder."""
@@ -97,8 +101,16 @@ class Pack(BaseModel):
         return self.recogniser
 
     def read(self, spec: DetectorSpec | RecogniserSpec) -> bytes:
-        """Return a model file's bytes. Raises ModelNotFound, ModelUnreadable."""
-        return _model_bytes(Path(self.folder) / spec.file)
+        """Return a model file's bytes.
+
+        Raises ModelNotFound, ModelUnreadable; CorruptData where the pack has SUMS and the bytes
+        are not those that it names.
+        """
+        path = Path(self.folder) / spec.file
+        data = _model_bytes(path)
+        if self.sums:
+            _check_sum(path, data, dict(self.sums))
+        return data
 
     def digest(self, spec: DetectorSpec | RecogniserSpec) -> str:
         """Return the model id: a digest of the weights and of all that is done to its input."""
@@ -126,7 +138,12 @@ def find_pack(name: str, *, download: bool = True) -> Pack:
 
     Raises ModelNotFound where there is none, ModelUnreadable for a file that is no model.
     """
-    if name == "builtin" or name.startswith("models:/"):
+    if name.startswith("models:/"):
+        raise ModelNotFound(
+            f"{name} is a registered model, and not fetched yet: give it to --models of a facepipe "
+            "command, or in Python the folder that training.registry.fetch returns"
+        )
+    if name == "builtin":
         raise ModelNotFound(
             f"--models {name} is not available in this version: give an insightface pack name "
             "such as buffalo_l, or a folder with a detector and a recogniser"
@@ -140,8 +157,13 @@ def find_pack(name: str, *, download: bool = True) -> Pack:
             )
         folder = _insightface_folder(name, download)
     folder = folder.resolve()
+    sums = _sums_of(folder)
     described = folder / DESCRIPTION
-    return _from_description(folder, described) if described.is_file() else _from_files(folder)
+    if DESCRIPTION in sums and not described.is_file():
+        raise CorruptData(f"{described} is missing, though {SUMS} names it: fetch the pack again")
+    if described.is_file():
+        return _from_description(folder, described, sums)
+    return _from_files(folder, sums)
 
 
 def _insightface_folder(name: str, download: bool) -> Path:
@@ -172,14 +194,17 @@ def _insightface_folder(name: str, download: bool) -> Path:
     return folder
 
 
-def _from_description(folder: Path, path: Path) -> Pack:
+def _from_description(folder: Path, path: Path, sums: dict[str, str]) -> Pack:
     import yaml
 
+    data = path.read_bytes()
+    if sums:
+        _check_sum(path, data, sums)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(data.decode())
         if not isinstance(value, dict):
             raise ConfigError(f"{path} must hold a mapping with detector and recogniser")
-        pack = Pack(folder=str(folder), **value)
+        pack = Pack(folder=str(folder), sums=tuple(sums.items()), **value)
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError, TypeError) as error:
         raise ConfigError(f"{path} is not a valid pack description: {error}") from error
     for spec in (pack.detector, pack.recogniser):
@@ -188,7 +213,7 @@ def _from_description(folder: Path, path: Path) -> Pack:
     return pack
 
 
-def _from_files(folder: Path) -> Pack:
+def _from_files(folder: Path, sums: dict[str, str]) -> Pack:
     """Route a folder's files as insightface's model_zoo does: by outputs and input size."""
     from facepipe.onnx_graph import input_shape, parse
 
@@ -204,7 +229,7 @@ def _from_files(folder: Path) -> Pack:
             found.setdefault("detector", DetectorSpec(file=path.name, head=head))
         elif outputs == 1 and len(shape) == 4 and shape[2] == shape[3] == 112:
             found.setdefault("recogniser", _recogniser(path.name, model))
-    return Pack(folder=str(folder), **found)
+    return Pack(folder=str(folder), sums=tuple(sums.items()), **found)
 
 
 def _is_yunet(outputs: list[str]) -> bool:
@@ -224,3 +249,36 @@ def _recogniser(file: str, model: Any) -> RecogniserSpec:
     batch = output_shape(model)[0]
     values: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3} if own else {}
     return RecogniserSpec(file=file, batch=batch, **values)
+
+
+def format_sums(sums: Mapping[str, str]) -> bytes:
+    """Return checksums by file name as sha256sum writes them, by name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+
+
+def parse_sums(data: bytes, where: str) -> dict[str, str]:
+    """Return the checksums by file name. Raises CorruptData where they are not of that form."""
+    sums = {}
+    for line in data.decode("utf-8", errors="replace").splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *]([^/\\\0]+)", line)
+        if match is None or match[2] in (".", "..", SUMS):
+            raise CorruptData(
+                f"{where}: {line[:80]!r} is not '<sha256>  <file of this folder>': copy or fetch "
+                "the pack again"
+            )
+        sums[match[2]] = match[1]
+    return sums
+
+
+def _sums_of(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    return parse_sums(path.read_bytes(), str(path)) if path.is_file() else {}
+
+
+def _check_sum(path: Path, data: bytes, sums: Mapping[str, str]) -> None:
+    found, expected = ids.sha256_hex(data), sums.get(path.name, "none")
+    if found != expected:
+        raise CorruptData(
+            f"{path} is not the file that {SUMS} beside it names (sha256 {found[:16]}, expected "
+            f"{expected[:16]}): remove {path.parent}, then copy or fetch the pack again"
+        )

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from facepipe import __version__
-from pipelines import cli_decide, cli_export, cli_index, cli_inspect, cli_plan
+from pipelines import (
+    cli_decide,
+    cli_evaluate,
+    cli_export,
+    cli_index,
+    cli_inspect,
+    cli_plan,
+    cli_promote,
+    cli_train,
+)
 from pipelines.options import (
     DEFAULT_PACK,
     Config,
@@ -36,6 +45,7 @@ from pipelines.options import (
     Sources,
     Workers,
     explained,
+    pack_of,
     print_json,
     settings_of,
     terminate_like_ctrl_c,
@@ -105,14 +115,13 @@ def curate(
     Run the same command again after an interruption, with new photos, or with changed
     settings: only what is missing is done.
     """
-    from facepipe.packs import find_pack
     from pipelines.curate import STEPS, Request
 
     request = Request(
         steps=STEPS,
         out=out,
         settings=settings_of(config, set_, labels),
-        pack=find_pack(models),
+        pack=pack_of(models),
         sources=sources,
         retry_failed=retry_failed,
         constraints=_said(constraints),
@@ -175,7 +184,6 @@ def detect(
     quiet: Quiet = False,
 ) -> None:
     """Find, align and measure the faces of photos: the tables photos and faces."""
-    from facepipe.packs import find_pack
     from pipelines.curate import Request
 
     settings = settings_of(config, set_, labels)
@@ -183,7 +191,7 @@ def detect(
         steps=("detect",),
         out=out,
         settings=settings,
-        pack=find_pack(models),
+        pack=pack_of(models),
         sources=sources,
         retry_failed=retry_failed,
     )
@@ -205,11 +213,10 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Turn a dataset's faces into unit vectors: the table embeddings, one per model."""
-    from facepipe.packs import find_pack
     from pipelines.curate import Request
 
     settings = settings_of(config, set_)
-    request = Request(steps=("embed",), out=out, settings=settings, pack=find_pack(models))
+    request = Request(steps=("embed",), out=out, settings=settings, pack=pack_of(models))
     _run(request, Where(engine, engine_option, workers), json=json, dry=dry_run, quiet=quiet)
 
 
@@ -362,9 +369,12 @@ def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
 
 app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")
 cli_decide.register(app)
+cli_evaluate.register(app)
 cli_export.register(app)
 cli_inspect.register(app)
 cli_plan.register(app)
+cli_promote.register(app)
+cli_train.register(app)
 
 
 def main() -> None:

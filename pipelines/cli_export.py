@@ -16,6 +16,7 @@ from pipelines.options import (
     SetOption,
     Workers,
     explained,
+    pack_of,
     print_json,
     settings_of,
     terminate_like_ctrl_c,
@@ -46,6 +47,17 @@ Work = Annotated[
         "else they are forgotten.",
     ),
 ]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        "--to",
+        metavar="FORMAT",
+        help="folders: one a person; webdataset: tar files; rec: insightface's train.rec; "
+        "removed: only the lists; pack: the model of a training run, given instead of DATASET.",
+    ),
+]
+PACK_FORMAT = "pack"  # of --format: what it writes is no data set
 _PANEL = "Train"
 
 
@@ -120,13 +132,12 @@ def _overlap(
     import tempfile
     from pathlib import Path
 
-    from facepipe.packs import find_pack
     from pipelines.engines import open_engine
     from pipelines.overlap import NamedProbes, run_overlap
     from pipelines.overlap_probes import ProbeReader, check_model
     from pipelines.progress import Progress
 
-    pack = None if all(s.kind == "dataset" for s in sets) else find_pack(models)
+    pack = None if all(s.kind == "dataset" for s in sets) else pack_of(models)
     if pack is not None:
         check_model(dataset, pack, settings)
     terminate_like_ctrl_c()
@@ -153,17 +164,9 @@ def _overlap(
 def export(
     dataset: DatasetArgument,
     out: Annotated[
-        str, typer.Option("--out", metavar="FOLDER", help="A new folder for the set; local.")
+        str, typer.Option("--out", metavar="FOLDER", help="A new folder or bucket prefix.")
     ],
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="folders: one a person; webdataset: tar files; rec: insightface's train.rec; "
-            "removed: only the lists.",
-        ),
-    ] = "folders",
+    format_: Format = "folders",
     min_weight: Annotated[
         float, typer.Option("--min-weight", min=0, max=1, help="Leave out faces of less weight.")
     ] = 0.0,
@@ -191,6 +194,9 @@ def export(
 
     Every face of the dataset is in one of the two lists, faces and removed.
     """
+    if format_ == PACK_FORMAT:
+        _export_pack(dataset, out, json)
+        return
     from facepipe.shards import open_dataset
     from pipelines.export import Export, format_export, run_export
     from pipelines.progress import Progress
@@ -208,3 +214,16 @@ def export(
     with Progress(quiet=quiet) as progress:
         result = run_export(open_dataset(dataset), asked, progress, dry=dry_run)
     print_json(result) if json else typer.echo(format_export(result))
+
+
+def _export_pack(run: str, out: str, json: bool) -> None:
+    """Write the newest checkpoint of a training run as a model pack."""
+    from pathlib import Path
+
+    from training.run_end import export_from
+
+    exported = export_from(Path(run), Path(out))
+    found = {"pack": out, "model_id": exported.model_id, "cosine": exported.parity.cosine}
+    print_json(found) if json else typer.echo(
+        f"{out}: cosine with the net {exported.parity.cosine:.7f}"
+    )

@@ -16,6 +16,7 @@ from pipelines.options import (
     SetOption,
     Sources,
     explained,
+    pack_of,
     print_json,
     settings_of,
 )
@@ -66,7 +67,6 @@ def plan(
     Takes a random sample through curate's steps on one worker, in a temporary folder. Nothing
     is kept but, with --out, the plan.
     """
-    from facepipe.packs import find_pack
     from pipelines import plan as plans
     from pipelines import plan_text
     from pipelines.engines import usable_cores
@@ -75,7 +75,7 @@ def plan(
     request = plans.PlanRequest(
         sources=sources,
         settings=settings_of(config, set_, labels),
-        pack=find_pack(models),
+        pack=pack_of(models),
         out=out,
         sample=sample,
         workers=workers or usable_cores(),

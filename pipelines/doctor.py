@@ -8,8 +8,8 @@ import shutil
 from typing import Any
 
 from facepipe.errors import FacepipeError
-from facepipe.packs import find_pack
 from pipelines.engines import usable_cores
+from pipelines.options import pack_of
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
 _NEEDED = (
@@ -112,7 +112,7 @@ def _gpu() -> dict[str, Any]:
 
 def _pack(models: str) -> dict[str, Any]:
     try:
-        pack = find_pack(models, download=False)
+        pack = pack_of(models, download=False)
         detector, recogniser = pack.need_detector(), pack.need_recogniser()
     except (FacepipeError, ImportError) as error:
         return _check("models", False, str(error))

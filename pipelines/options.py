@@ -15,6 +15,7 @@ from pipelines.progress import printable
 
 if TYPE_CHECKING:
     from facepipe.config import Settings
+    from facepipe.packs import Pack
 
 DEFAULT_PACK = "buffalo_l"  # insightface's own default
 INTERRUPTED = 130
@@ -83,7 +84,8 @@ Models = Annotated[
         "--models",
         metavar="PACK",
         help="An insightface pack name (found in ~/.insightface/models or downloaded by "
-        "insightface) or a folder with a detector and a recogniser as ONNX.",
+        "insightface), a folder with a detector and a recogniser as ONNX, or "
+        "models:/NAME@champion of an MLflow registry.",
     ),
 ]
 LabelsOption = Annotated[
@@ -169,6 +171,21 @@ def settings_of(
 
     extra = [f"sources.labels={labels.value}"] if labels is not None else []
     return load(config, [*(overrides or []), *extra])
+
+
+def pack_of(models: str, *, download: bool = True) -> Pack:
+    """Return the pack that --models names: an insightface name, a folder, `models:/NAME@alias`.
+
+    A registered model is fetched into the cache. Raises ModelNotFound, UsageError, StoreError,
+    CorruptData.
+    """
+    from facepipe.packs import find_pack
+
+    if not models.startswith("models:/"):
+        return find_pack(models, download=download)
+    from training.registry import fetch
+
+    return find_pack(str(fetch(models, download=download)))
 
 
 def print_json(value: Any) -> None:
