@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from facepipe.errors import StoreError
 from facepipe.id_keys import UInt64, among, repeated, text_keys
 from facepipe.schema import Decision, EmbeddingStatus, FaceStatus, Reason
+from facepipe.suppressed import DELETED
 
 Include = Literal["kept", "all"]
 By = Literal["decisions", "status", "all"]
@@ -198,6 +199,12 @@ class Selector:
                 self._copies.setdefault(late_shard, []).append(late_row)
                 self._taken[late_shard] -= 1
                 self._left_out[str(Reason.SAME_BYTES)] += 1
+
+    def withhold(self, shard: int, count: int) -> None:
+        """Count so many rows of a shard as deleted; whoever takes them leaves them out."""
+        if count:
+            self._taken[shard] -= count
+            self._left_out[DELETED] += count
 
     def take(self, shard: int, faces: pa.Table, embeddings: pa.Table) -> pa.Table:
         """Return a shard's rows of the gallery (PICKED), in the order of its tables."""

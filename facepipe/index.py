@@ -29,10 +29,16 @@ from facepipe.exact_scores import NO_ROW, Float32, Hits
 from facepipe.gallery import UNIT_TOLERANCE
 from facepipe.gallery_codes import Codes
 from facepipe.index_filter import Filter
-from facepipe.index_manifest import Manifest, Shard, current_version, read_manifest
+from facepipe.index_manifest import (
+    Manifest,
+    Shard,
+    current_version,
+    read_manifest,
+    suppressed_key,
+)
 from facepipe.index_settings import IndexSettings
 from facepipe.open_shards import OpenShard, Shards
-from facepipe.shard_files import Check, open_codes, open_shard, verify_shard
+from facepipe.shard_files import Check, open_codes, open_shard, verify_file, verify_shard
 from facepipe.shard_search import Allowed, is_exact_cheaper, search_all, search_codes
 from facepipe.store import Store, open_store
 
@@ -193,15 +199,16 @@ def open_index(
 
     check: "all" hashes every byte of every file first (about 1 s for a million faces of 512
     dimensions). "sizes", for very large local galleries, compares only the files' sizes, and
-    the hashes of the manifest, the template and the tombstones: a changed bit in vectors, codes
-    or rows then goes unseen until facepipe index verify, and may give a wrong answer. What
-    comes from an object store is hashed as it comes, always.
+    the hashes of the manifest, the template and the lists of the deleted: a changed bit in
+    vectors, codes or rows then goes unseen until facepipe index verify, and may give a wrong
+    answer. What comes from an object store is hashed as it comes, always.
 
     threads: of a search and of opening; None: one a processor.
 
     merge: bring the codes of several shards together in a temporary file, at two million faces a
-    second, so that they are searched as those of one. False opens at once, and up to some
-    thousands of queries are answered sooner; the answers are the same.
+    second, so that they are searched as those of one; not where that would take more than half
+    of the temporary disk. False opens at once, and up to some thousands of queries are answered
+    sooner; the answers are the same.
 
     Raises DatasetNotFound where there is none, CorruptData where a file is missing, changed,
     or not what its manifest says.
@@ -231,6 +238,8 @@ def open_version(
 ) -> Gallery:
     """Open a version of a gallery, also one that is not published yet; as `open_index`."""
     dim, threads = manifest.embedding.dim, threads or cpu_count() or 1
+    if manifest.suppressed is not None:  # not used here, and no gallery is opened that is damaged
+        verify_file(store, suppressed_key(manifest.suppressed), manifest.suppressed)
     firsts = accumulate((shard.rows for shard in manifest.shards), initial=0)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
 

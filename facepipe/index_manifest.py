@@ -8,6 +8,7 @@
                      codes.ivf          their lists (facepipe.list_file); none for flat
                      rows.parquet       facepipe.gallery.GALLERY; row i is vector i and id i
       tombstones/<sha16>.u32            deleted rows of one shard, rising little-endian uint32
+      suppressed/<sha16>.b16            whom not to take in again (facepipe.suppressed)
 
 A version is a digest of its content: the same inputs give the same version and bytes. Since
 CURRENT holds the manifest's hash and the manifest every file's, no byte can change unseen.
@@ -33,6 +34,7 @@ TEMPLATE = "template.faiss"
 NAME_CHARS = 16  # of a hash in a folder's name; the whole hash is checked
 MAX_MANIFEST_BYTES = 64 * 2**20
 VECTOR_ITEM_BYTES, TOMBSTONE_BYTES = 2, 4  # float16, uint32
+SUPPRESSED_FOLDER, DIGEST_BYTES = "suppressed", 16  # of a face that was deleted
 _HEX, _NAME = r"^[0-9a-f]{64}$", rf"^[0-9a-f]{{{NAME_CHARS}}}$"
 
 CodeKind = Literal["flat", "ivf_sq8", "ivf_pqfs"]
@@ -141,6 +143,7 @@ class Recall(_Record):
     recall_at_10: float
     queries: int = Field(ge=0)
     pairs: int = Field(ge=0, description="pairs that rth is a share of")
+    people_queries: int = Field(0, ge=0, description="queries that id_at_1 is a share of")
     min_cosine: float
     seed: int
 
@@ -193,10 +196,13 @@ class Manifest(_Record):
     shards: tuple[Shard, ...]
     shard_rows: int = Field(ge=1, description="rows at which a shard is full")
     note: tuple[str, ...] = Field(description="why it was planned so")
+    suppressed: IndexFile | None = Field(None, description="digests of the deleted faces")
 
     def to_json(self) -> bytes:
         """Return the manifest as it is stored."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        # Left out where there is none, so that who knows no such list can read all others.
+        unset = {"suppressed"} if self.suppressed is None else set()
+        text = json.dumps(self.model_dump(mode="json", exclude=unset), indent=1, sort_keys=True)
         return f"{text}\n".encode()
 
     @model_validator(mode="after")
@@ -232,6 +238,11 @@ class Manifest(_Record):
 def shard_name(files: Mapping[str, IndexFile]) -> str:
     """Return the name of a shard with these files: a digest of their hashes."""
     return ids.digest({name: file.sha256 for name, file in files.items()})[:NAME_CHARS]
+
+
+def suppressed_key(file: IndexFile) -> str:
+    """Return where a list of deleted faces is stored."""
+    return f"{SUPPRESSED_FOLDER}/{file.sha256[:NAME_CHARS]}.b16"
 
 
 def manifest_key(version: str) -> str:

@@ -14,9 +14,11 @@ best hits scored exactly), and what follows from it:
   on longer lists would cost each search more than that: lists grow with the 3/4 power of the
   faces. From 65,536 on a graph finds the nearest.
 
-Memory is what a search keeps busy: the pages of the mapped lists, the lists' centres, and
-for flat the whole file of vectors, of which every search reads all. The rows of the gallery
-and the vectors that are scored exactly come on top: both are read where hits are.
+Memory is what a search keeps busy: the pages of the mapped lists, the lists' centres, the face
+ids of shards that are small enough for them to be held (of others they lie in a temporary
+file), and for flat the whole file of vectors, of which every search reads all. What is read
+only where hits are is not counted: other columns of the rows, the vectors that are scored
+exactly. Disk is all of the gallery's files; its rows are estimated, since they depend on uris.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dataclasses import dataclass, replace
 
 from facepipe.errors import UsageError
 from facepipe.index_manifest import VECTOR_ITEM_BYTES, CodeKind
+from facepipe.shard_rows import FACE_ID_BYTES, KEPT_BYTES
 
 __all__ = ["CodeKind", "IndexPlan", "plan_index", "size_text"]
 
@@ -44,6 +47,7 @@ SUBQUANTIZERS, MORE_SUBQUANTIZERS = 64, 128
 FEW_DIMS = 64  # up to which 8 bits each take no more than the larger codes
 MAX_SUBVECTOR_DIMS = 15  # faiss encodes these one by one, so that a code does not depend on others
 ID_BYTES = 8
+ROW_BYTES = 50  # of rows.parquet: 32 were measured with uris of 20 letters, longer ones take more
 LIST_BYTES = 40  # of a list in one shard: its sizes on file and in memory, its alignment
 PADDING = 15.5  # codes a fast-scan list is filled up with to a multiple of 32, on average
 PADDED_LIST_FACES = 32  # a list of so many in a shard is padded by a half
@@ -70,7 +74,7 @@ class IndexPlan:
     nprobe: int  # to start calibrating from
     candidates: int  # hits scored exactly, to start calibrating from
     memory_bytes: int  # kept busy by a search
-    disk_bytes: int  # vectors and codes; the rows come on top
+    disk_bytes: int  # vectors, codes, and an estimate of the rows
     reasons: tuple[str, ...]
 
     @property
@@ -127,18 +131,19 @@ def _options(count: int, dim: int, recall: float, kind: CodeKind | None) -> list
 
 def _flat(count: int, dim: int) -> IndexPlan:
     size = count * dim * VECTOR_ITEM_BYTES
+    shard_rows = _shard_rows(count, 0, dim * VECTOR_ITEM_BYTES)
     return IndexPlan(
         kind="flat",
         factory="",
         nlist=0,
         subquantizers=0,
         bytes_per_vector=float(dim * VECTOR_ITEM_BYTES),
-        shard_rows=_shard_rows(count, 0, dim * VECTOR_ITEM_BYTES),
+        shard_rows=shard_rows,
         sample=0,
         nprobe=0,
         candidates=0,
-        memory_bytes=size,
-        disk_bytes=size,
+        memory_bytes=size + _held_ids(count, shard_rows),
+        disk_bytes=size + count * ROW_BYTES,
         reasons=(),
     )
 
@@ -165,8 +170,8 @@ def _coded(count: int, dim: int, kind: CodeKind, subquantizers: int) -> IndexPla
         sample=min(count, MAX_SAMPLE, max(MIN_SAMPLE, POINTS_PER_LIST * nlist)),
         nprobe=min(nlist, _power_of_two(PROBES * math.sqrt(nlist / PROBES_LISTS))),
         candidates=CANDIDATES,
-        memory_bytes=codes + template,
-        disk_bytes=codes + template + count * dim * VECTOR_ITEM_BYTES,
+        memory_bytes=codes + template + _held_ids(count, shard_rows),
+        disk_bytes=codes + template + count * (dim * VECTOR_ITEM_BYTES + ROW_BYTES),
         reasons=(),
     )
 
@@ -191,6 +196,12 @@ def _shard_rows(count: int, nlist: int, build_row_bytes: int) -> int:
     return max(MIN_SHARD_ROWS, min(wanted, built, MAX_SHARD_ROWS))
 
 
+def _held_ids(count: int, shard_rows: int) -> int:
+    """Return the bytes of face ids that an open gallery holds in memory."""
+    held = min(count, shard_rows) * FACE_ID_BYTES <= KEPT_BYTES
+    return count * FACE_ID_BYTES if held else 0
+
+
 def split_evenly(dim: int, wanted: int) -> int:
     """Return how many subvectors divide a vector evenly, near to what is wanted."""
     parts = [n for n in range(1, dim + 1) if dim % n == 0 and dim // n <= MAX_SUBVECTOR_DIMS]
@@ -203,13 +214,13 @@ def _reasons(
     """Return why, in sentences."""
     room = "no memory budget is set" if budget is None else f"of {size_text(budget)} allowed"
     memory = f"a search keeps {size_text(plan.memory_bytes)} of memory busy ({room})"
-    disk = f"vectors and codes take {size_text(plan.disk_bytes)} of disk, the rows come on top"
+    disk = f"vectors, codes and rows take about {size_text(plan.disk_bytes)} of disk"
     asked = "" if kind is None else f"index.kind={kind} is set: "
     if plan.kind == "flat":
         why = f"{asked}{count} faces are searched exactly, vector by vector"
         if kind is None:
             why += f": under {EXACT_FACES} that is a matter of milliseconds"
-        return (why, f"{memory}: the pages of the file of vectors, which is mapped", disk)
+        return (why, f"{memory}: the file of vectors, which is mapped, and the face ids", disk)
     codes = "8 bits a dimension"
     if plan.kind == "ivf_pqfs":
         codes = f"{plan.subquantizers} x {CODE_BITS} bits a face ({dim} dimensions)"
@@ -222,8 +233,8 @@ def _reasons(
         disk,
         f"{shards} shards of up to {plan.shard_rows} rows: each is built in under "
         f"{size_text(BUILD_BYTES)} beside the template",
-        f"the template is trained on {plan.sample} faces ({points:.0f} a list), for which "
-        f"{size_text(plan.sample * dim * 6)} of memory is needed",
+        f"the template is trained on {plan.sample} faces ({points:.0f} a list), which are laid out "
+        f"in a file of {size_text(plan.sample * dim * VECTOR_ITEM_BYTES)}",
         f"at first {plan.nprobe} lists are searched and {plan.candidates} hits scored exactly; "
         "both are set by what is measured",
     )

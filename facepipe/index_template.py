@@ -60,6 +60,8 @@ FOURCC = {"ivf_sq8": b"IwSq", "ivf_pqfs": b"IwPf"}
 CENTRES = (b"IxSQ", b"IHNf")  # a scalar quantizer, and a graph of whole vectors
 ITERATIONS = 5  # of k-means; 10 found no more
 MANY_CENTRES = 4096
+DECODED = 8192  # vectors of the sample that are float32 at a time, when it is clustered
+CODEBOOK_SAMPLE = 2**15  # vectors, of which faiss takes 4,096 for a codebook of 4 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,9 @@ def train_template(
 ) -> bytes:
     """Return the bytes of a trained, empty faiss index for a plan with lists.
 
-    sample_ND: unit vectors, float16. The same sample in the same order gives the same bytes,
-    on one type of processor; "cuda" clusters on the first GPU, which rounds otherwise.
+    sample_ND: unit vectors, float16, in an order that says nothing of them, and mapped where it
+    is large: a part of it is widened at a time. The same sample in the same order gives the same
+    bytes, on one type of processor; "cuda" clusters on the first GPU, which rounds otherwise.
     Raises UsageError for too few vectors, for flat, and where no GPU can be used.
     """
     faiss = load_faiss()
@@ -121,30 +124,42 @@ def train_template(
         )
     dim = sample_ND.shape[1]
     index = faiss.index_factory(dim, plan.factory, faiss.METRIC_INNER_PRODUCT)
-    wide = sample_ND.astype(np.float32)
     for clustering in (index.cp, index.pq.cp) if plan.kind == "ivf_pqfs" else (index.cp,):
         clustering.seed = seed % SEEDS
         clustering.min_points_per_centroid = 1  # no warning: the plan says how many there are
-    index.cp.niter = ITERATIONS
+    index.cp.niter, index.cp.decode_block_size = ITERATIONS, DECODED
     if plan.uses_graph:
         graph = faiss.downcast_index(index.quantizer).hnsw
         graph.efSearch, graph.efConstruction = HNSW_EF, HNSW_BUILD_EF
-    clusters = None
-    if device == "cuda":
-        clusters = on_gpu(faiss.IndexFlatIP(dim))
-    elif plan.nlist >= MANY_CENTRES:
-        clusters = shortlisting(wide, faiss.IndexFlatIP(dim))
-    if clusters is not None:
-        index.clustering_index = clusters
-        clusters.thisown = True  # SWIG takes it as given away; faiss only borrows it
-    index.train(wide)
-    index.clustering_index = None
+    few_ND = sample_ND[:CODEBOOK_SAMPLE].astype(np.float32)
+    _find_centres(index, sample_ND, few_ND, plan, device)
+    index.train(few_ND)  # the codebook alone: the centres are there
     if not plan.uses_graph:
         centres = index.quantizer.reconstruct_n(0, plan.nlist)
         index = _assembled(plan, coded_centres(centres), dim, _codebook(index))
     index.nprobe = 1
     data: bytes = faiss.serialize_index(index).tobytes()
     return data
+
+
+def _find_centres(
+    index: Any, sample_ND: NDArray[np.float16], few_ND: Float32, plan: IndexPlan, device: Device
+) -> None:
+    """Cluster a sample into the centres of an index, widening it block by block."""
+    faiss = load_faiss()
+    dim = sample_ND.shape[1]
+    clusters = faiss.IndexFlatIP(dim)
+    if device == "cuda":
+        clusters = on_gpu(clusters)
+    elif plan.nlist >= MANY_CENTRES:
+        clusters = shortlisting(few_ND, clusters)
+    half = faiss.ScalarQuantizer.QT_fp16
+    codec = faiss.IndexScalarQuantizer(dim, half, faiss.METRIC_INNER_PRODUCT)
+    codes = np.ascontiguousarray(sample_ND).view(np.uint8)
+    clustering = faiss.Clustering(dim, plan.nlist, index.cp)
+    clustering.train_encoded(codes.reshape(len(sample_ND), -1), codec, clusters)
+    index.quantizer.reset()
+    index.quantizer.add(faiss.vector_to_array(clustering.centroids).reshape(plan.nlist, dim))
 
 
 def describe_template(data: bytes, plan: IndexPlan, seed: int, sample: int) -> Template:

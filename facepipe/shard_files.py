@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -37,9 +38,10 @@ from facepipe.vector_file import open_vectors
 
 Check = Literal["all", "sizes"]
 HASH_BYTES = 2**20
-# Codes of so many rows are merged when a gallery is opened, at about two million a second; with
-# more, shards are planned with 64 codes to a list.
-MERGE_ROWS = 2**24
+# Codes of shards are merged when a gallery is opened, at about two million rows a second, into
+# parts of so many. To turn to a list costs as much as to look at 100 codes of it, in every part.
+MERGE_ROWS, MERGE_LIST_CODES = 2**24, 1024
+FREE_SHARE = 0.5  # of the temporary disk, which the merged codes may take
 _REMEDY = "the index is damaged; build it again with facepipe index build"
 
 
@@ -86,7 +88,7 @@ def open_codes(
 ) -> Codes | None:
     """Open the codes of all shards; None for a flat gallery. Raises CorruptData.
 
-    merge: those of several shards in a temporary file, up to MERGE_ROWS.
+    merge: those of several shards in a temporary file, where there is room for it.
     """
     if manifest.template is None:
         return None
@@ -94,22 +96,40 @@ def open_codes(
     with _opened(store, record.key) as stream:
         _check(stream, record.file, f"{store.uri}/{record.key}")
         template = read_template(stream.read(), record, manifest.embedding.dim)
-    firsts = accumulate((shard.rows for shard in shards), initial=0)
-    paths = [_checked(store, s.key(CODES), s.files[CODES], folder, check) for s in shards]
-    rows = sum(shard.rows for shard in shards)
-    if merge and len(shards) > 1 and rows <= MERGE_ROWS:
-        found = zip(paths, shards, firsts, strict=False)
-        lists = [Lists.of(path, template, shard.rows, first) for path, shard, first in found]
-        merged = folder / CODES
-        with merged.open("wb") as file:
-            merge_lists(lists, template, file)
-        index = read_codes(merged, template, rows, check_ids=check == "all")
-        return Codes.of(template, [Part(0, index, store.uri)])
-    parts = []
-    for path, shard, first in zip(paths, shards, firsts, strict=False):
-        index = read_codes(path, template, shard.rows, check_ids=check == "all")
-        parts.append(Part(first, index, f"{store.uri}/{shard.key(CODES)}"))
+    parts, first = [], 0
+    full = max(MERGE_ROWS, MERGE_LIST_CODES * record.nlist) if merge else 0
+    for group in _groups(shards, full, folder):
+        paths = [_checked(store, s.key(CODES), s.files[CODES], folder, check) for s in group]
+        rows, where = sum(shard.rows for shard in group), f"{store.uri}/{group[0].key(CODES)}"
+        path = paths[0]
+        if len(group) > 1:
+            path, where = folder / f"{group[0].name}.{CODES}", store.uri
+            firsts = accumulate((shard.rows for shard in group), initial=0)
+            found = zip(paths, group, firsts, strict=False)
+            lists = [Lists.of(p, template, shard.rows, row) for p, shard, row in found]
+            with path.open("wb") as file:
+                merge_lists(lists, template, file)
+        index = read_codes(path, template, rows, check_ids=check == "all")
+        parts.append(Part(first, index, where))
+        first += rows
     return Codes.of(template, parts)
+
+
+def _groups(shards: Sequence[Shard], rows: int, folder: Path) -> list[list[Shard]]:
+    """Return shards in their order, in groups that are full as soon as they have so many rows.
+
+    Each alone where the codes of all groups do not fit in the folder.
+    """
+    groups: list[list[Shard]] = []
+    for shard in shards:
+        if groups and sum(s.rows for s in groups[-1]) < rows:
+            groups[-1].append(shard)
+        else:
+            groups.append([shard])
+    size = sum(s.files[CODES].bytes for group in groups if len(group) > 1 for s in group)
+    if size > FREE_SHARE * shutil.disk_usage(folder).free:
+        return [[shard] for shard in shards]
+    return groups
 
 
 def _dead_rows(store: Store, shard: Shard) -> Int64:

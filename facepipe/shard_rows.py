@@ -24,7 +24,8 @@ Int64 = NDArray[np.int64]
 Names = NDArray[np.bytes_]
 
 GROUP_ROWS = 8192  # of rows.parquet: what is read for one hit, a few ms
-KEPT_BYTES = 64 * 2**20
+FACE_ID_BYTES = 37  # facepipe.ids.face_id: 32 hex digits, a dash, four digits
+KEPT_BYTES = 16 * 2**20
 COMPARED_ROWS = 2**20  # at a time
 _REMEDY = "the index is damaged; build it again with facepipe index build"
 

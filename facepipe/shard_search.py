@@ -140,7 +140,7 @@ def _nearest(
 
 
 def _blocks(queries_QD: Float32, rows: int) -> list[Float32]:
-    return [queries_QD[i : i + rows] for i in range(0, len(queries_QD), rows)]
+    return [queries_QD[i : i + rows] for i in range(0, len(queries_QD), max(1, rows))]
 
 
 def _stacked(blocks: Iterable[Hits], k: int) -> Hits:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import cli_index_life, cli_index_versions, cli_search
-from pipelines.index_options import From, Index, NoPublish, build_workers
+from pipelines.index_options import From, Index, NoPublish, RestoreAll, Several, build_workers
 from pipelines.options import (
     Config,
     DryRun,
@@ -82,6 +82,7 @@ def build(
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also the faces that were dropped or marked.")
     ] = False,
+    restore_all: RestoreAll = False,
     engine: EngineOption = Engine.local,
     engine_option: EngineOptions = None,
     workers: Workers = None,
@@ -96,7 +97,8 @@ def build(
 
     A small gallery is searched exactly; of a large one the codes, and the best candidates
     exactly, with as many lists searched as the recall asked for takes: --dry-run says how and
-    why. Run the same command again after an interruption: what was finished is kept.
+    why. Run the same command again after an interruption: what was finished is kept. Faces that
+    `index delete` took out of INDEX stay out.
     """
     from facepipe.shards import open_dataset
     from pipelines.index import build_index, plan_build
@@ -106,7 +108,7 @@ def build(
     where, faces = out or f"{dataset.rstrip('/')}/index", open_dataset(dataset)
     include: Include = "all" if all_faces else "kept"
     if dry_run:
-        plan = plan_build(faces, settings.index, include)
+        plan = plan_build(faces, settings.index, include, out=None if restore_all else where)
         print_json(plan) if json else typer.echo(_planned(plan, where))
         return
     with (
@@ -114,7 +116,9 @@ def build(
         build_workers(settings, engine, workers, engine_option) as who,
     ):
         given = (settings.index, include, progress, who.runner, who.resources)
-        manifest = build_index(faces, where, *given, publish=not no_publish)
+        manifest = build_index(
+            faces, where, *given, publish=not no_publish, restore_all=restore_all
+        )
     print_json(manifest) if json else typer.echo(_built(manifest, where))
 
 
@@ -156,6 +160,16 @@ def _built(manifest: dict[str, Any], where: str) -> str:
 def add(
     index: Index,
     dataset: From,
+    restore: Annotated[
+        Several,
+        typer.Option(
+            "--restore",
+            metavar="NAME",
+            help="Take in again a face, photo or person that was deleted from the index: a face "
+            "id, a photo's uri or id, or a name, as DATASET has them now; repeatable.",
+        ),
+    ] = None,
+    restore_all: RestoreAll = False,
     engine: EngineOption = Engine.local,
     engine_option: EngineOptions = None,
     workers: Workers = None,
@@ -168,8 +182,8 @@ def add(
     """Make a gallery hold what its dataset keeps now: after new photos, or another clean.
 
     New faces become new shards beside the others; faces that are no longer kept are taken
-    out, renamed ones get their name. The lists are those it was built with: build it again
-    once it has grown several times.
+    out, renamed ones get their name; those that `index delete` took out stay out. The lists are
+    those it was built with: build it again once it has grown several times.
     """
     from facepipe.shards import open_dataset
     from pipelines.index_add import add_to_index
@@ -187,6 +201,8 @@ def add(
             progress=progress,
             workers=who,
             publish=not no_publish,
+            restore=tuple(restore or ()),
+            restore_all=restore_all,
         )
     if json:
         print_json(made)

@@ -23,6 +23,26 @@ from pipelines.options import (
     settings_of,
 )
 
+All = Annotated[
+    bool,
+    typer.Option(
+        "--all",
+        help="Rewrite every shard with a deleted row; else from index.compact_at of its rows.",
+    ),
+]
+Erase = Annotated[
+    bool,
+    typer.Option(
+        "--erase", help="Erase all other versions, also where no deleted row is rewritten."
+    ),
+]
+KeepVersions = Annotated[
+    bool,
+    typer.Option(
+        "--keep-versions", help="Keep the version before, with all that it holds, for rollback."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `facepipe index`."""
@@ -51,8 +71,8 @@ def delete(
 ) -> None:
     """Take faces, photos or people out of a gallery at once: no search finds them any more.
 
-    Their rows stay on disk until `index compact --all`. `index add` brings back what the
-    dataset still keeps: say `drop` there (--constraints), or remove the photos.
+    Their rows stay on disk until `index compact --all`. No later `index add` or `index build`
+    takes them in again, though the dataset may still have them; `index add --restore` does.
     """
     from pipelines.index_delete import Doomed, delete_from_index
     from pipelines.progress import Progress
@@ -77,19 +97,9 @@ def delete(
 
 def compact(
     index: Index,
-    everything: Annotated[
-        bool,
-        typer.Option(
-            "--all",
-            help="Rewrite every shard with a deleted row; else from index.compact_at of its rows.",
-        ),
-    ] = False,
-    keep_versions: Annotated[
-        bool,
-        typer.Option(
-            "--keep-versions", help="Keep the version before, with all that it holds, for rollback."
-        ),
-    ] = False,
+    everything: All = False,
+    erase: Erase = False,
+    keep_versions: KeepVersions = False,
     engine: EngineOption = Engine.local,
     engine_option: EngineOptions = None,
     workers: Workers = None,
@@ -101,8 +111,9 @@ def compact(
 ) -> None:
     """Take deleted faces off the disk, and join small shards.
 
-    Shards are rewritten without their deleted rows, and all other versions are erased, since
-    they may hold them: after --all no file has a row, id or vector of a deleted face.
+    Shards are rewritten without their deleted rows. Where there are such rows, all other
+    versions are erased, since they may hold them; to join small shards alone erases nothing.
+    After --all, which always erases, no file has a row, id or vector of a deleted face.
     """
     from pipelines.index_compact import compact_index
     from pipelines.progress import Progress
@@ -116,6 +127,7 @@ def compact(
             index,
             settings.index,
             everything=everything,
+            erase=erase,
             keep_versions=keep_versions,
             progress=progress,
             workers=who,

@@ -15,6 +15,7 @@ from pipelines.options import (
     Models,
     SetOption,
     explained,
+    pack_of,
     print_json,
     settings_of,
 )
@@ -74,10 +75,9 @@ def search(
     """
     from facepipe.index import open_index
     from facepipe.index_filter import parse_filter
-    from facepipe.packs import find_pack
     from pipelines.search import format_results, search_photos
 
-    pack, settings, chosen = find_pack(models), settings_of(config, set_), parse_filter(where or [])
+    pack, settings, chosen = pack_of(models), settings_of(config, set_), parse_filter(where or [])
     # The faces of some photos are too few for merging shards to pay.
     gallery = open_index(index, check=check.value, threads=threads, merge=False)
     results = search_photos(gallery, pack, settings, photos, k, where=chosen, nprobe=nprobe)

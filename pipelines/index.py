@@ -20,11 +20,19 @@ from facepipe.index_plan import IndexPlan, plan_index
 from facepipe.index_settings import IndexSettings
 from facepipe.shards import Dataset
 from facepipe.store import Store
+from facepipe.suppressed import NOBODY
 from pipelines.index_build import Build, Workers, described
 from pipelines.index_calibrate import unmeasured
 from pipelines.index_files import check_bytes, version_files
 from pipelines.index_select import Stretch, cut, look
 from pipelines.index_shards import Making
+from pipelines.index_suppressed import (
+    inputs_with,
+    listed,
+    need_same,
+    put_suppressed,
+    suppressed_before,
+)
 from pipelines.index_training import Training
 from pipelines.index_versions import in_force, own_folder, tidy
 from pipelines.progress import Progress
@@ -46,6 +54,7 @@ def build_index(
     resources: Resources = ONE_CORE,
     *,
     publish: bool = True,
+    restore_all: bool = False,
 ) -> dict[str, Any]:
     """Put a dataset's faces into the gallery at ``out`` and return its manifest.
 
@@ -53,7 +62,8 @@ def build_index(
     force was made from the same tables and settings and all its bytes are right; then nothing
     is written. The version before this one is kept, older ones are removed. The work is done
     by workers of ``runner``, each of which needs ``resources``; without one, in this process.
-    Not ``publish``: the version is written and not put in force.
+    Not ``publish``: the version is written and not put in force. Faces that were deleted from
+    the gallery that is there stay out, unless ``restore_all``.
 
     Raises DatasetNotFound before the first embed, StoreError where a step has not finished or
     the tables do not belong together, UsageError for ``out`` = the dataset and for a memory
@@ -62,15 +72,19 @@ def build_index(
     progress = progress or Progress(quiet=True)
     store = own_folder(out, dataset)
     plans = finished_plans(dataset)
-    inputs = ids.digest([table_inputs(dataset, plans, include), settings_inputs(settings)])
     before = in_force(store)
+    suppressed = NOBODY if restore_all else suppressed_before(store, before and before[1])
+    basis = [table_inputs(dataset, plans, include), settings_inputs(settings)]
+    inputs = inputs_with(basis, listed(suppressed))
     if before is not None and before[1].inputs == inputs and _intact(store, before[1]):
         tidy(store)
         progress.say(f"index: nothing to do, {out} is up to date")
         return described(*before, built=False, published=True)
-    stretch = look(dataset, include, decided=plans["clean"] is not None)
+    decided = plans["clean"] is not None
+    stretch = look(dataset, include, decided=decided, suppressed=suppressed)
     workers = Workers(runner=runner, resources=resources)
     with Build.begin(store, settings, dataset=dataset, workers=workers, progress=progress) as build:
+        need_same(store, before and before[1], build.before and build.before[1])
         draft = _built(
             build, stretch, inputs, Origin(plans=plans, include=include, by=stretch.selector.by)
         )
@@ -81,10 +95,19 @@ def build_index(
     return described(version, manifest, built=True, published=publish)
 
 
-def plan_build(dataset: Dataset, settings: IndexSettings, include: Include) -> dict[str, Any]:
-    """Return what a build would do, from the ids alone; nothing is written."""
+def plan_build(
+    dataset: Dataset, settings: IndexSettings, include: Include, *, out: str | None = None
+) -> dict[str, Any]:
+    """Return what a build would do, from the ids alone; nothing is written.
+
+    out: where there may be a gallery already, whose deleted faces stay out.
+    """
     plans = finished_plans(dataset)
-    stretch = look(dataset, include, decided=plans["clean"] is not None)
+    store = None if out is None else own_folder(out, dataset)
+    before = None if store is None else in_force(store)
+    suppressed = NOBODY if store is None else suppressed_before(store, before and before[1])
+    decided = plans["clean"] is not None
+    stretch = look(dataset, include, decided=decided, suppressed=suppressed)
     plan = _planned(stretch, settings)
     return {
         "faces": stretch.selector.count,
@@ -140,6 +163,7 @@ def _built(build: Build, stretch: Stretch, inputs: str, origin: Origin) -> Manif
         shards=build.shards(makings, whole=True),
         shard_rows=plan.shard_rows,
         note=plan.reasons,
+        suppressed=put_suppressed(build.store, stretch.still_suppressed),
     )
 
 

@@ -19,6 +19,7 @@ from facepipe.errors import CorruptData, GateFailed
 from facepipe.index_manifest import Manifest, Recall, Search, Shard, Template, Threshold
 from facepipe.index_settings import IndexSettings
 from facepipe.lease import Held
+from facepipe.recall import least_id_at_1
 from facepipe.shards import Dataset
 from facepipe.store import Store, locked
 from pipelines.index_calibrate import Calibration
@@ -174,11 +175,22 @@ def described(version: str, manifest: Manifest, **more: Any) -> dict[str, Any]:
 def need_recall(manifest: Manifest, version: str) -> None:
     """Raise GateFailed where a version was measured to find less than it was built to."""
     recall = manifest.recall
-    if recall is not None and recall.rth < recall.target:
+    if recall is None:
+        return
+    remedy = (
+        "give a larger --memory-budget, another --kind or a lower --recall; the version in "
+        "force stays"
+    )
+    if recall.rth < recall.target:
         raise GateFailed(
             f"version {version[:12]} finds {recall.rth:.4f} of the pairs with a cosine of "
-            f"{recall.min_cosine} or more, and should find {recall.target}: give a larger "
-            "--memory-budget, another --kind or a lower --recall; the version in force stays"
+            f"{recall.min_cosine} or more, and should find {recall.target}: {remedy}"
+        )
+    least = least_id_at_1(recall.target)
+    if recall.id_at_1_high < least:
+        raise GateFailed(
+            f"version {version[:12]} finds the right person in {recall.id_at_1:.4f} of "
+            f"{recall.people_queries} searches, and should in {least:.4f}: {remedy}"
         )
 
 

@@ -6,6 +6,7 @@ Legend: S sampled faces, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,10 @@ from facepipe.store import Store
 from facepipe.threshold import calibrate
 from facepipe.vector_file import open_vectors
 from pipelines.index_files import living_rows, vector_blocks
+from pipelines.index_shards import room
+from pipelines.runners.process import give_memory_back
 
-SAMPLE_FACES = 200_000  # 200 MB at 512 dimensions; the threshold is of all faces, by their number
+SAMPLE_FACES = 200_000  # a file of 200 MB; the threshold is of all faces, by their number
 SAMPLE_COLUMNS = ("face_id", "identity_id", "uri")
 PART_ROWS = 8192  # of the sample, copied at a time
 
@@ -70,15 +73,8 @@ def calibrate_gallery(
 ) -> dict[str, Any]:
     """Return threshold, search and recall of a gallery as JSON."""
     draft = calibration.draft
-    vectors_SD, rows = _sample(store, draft, settings.seed)
-    threshold = calibrate(
-        vectors_SD,
-        rows.column("identity_id").to_pylist(),
-        rows.column("uri").to_pylist(),
-        fpir=settings.fpir,
-        seed=settings.seed,
-        total=draft.totals.indexed,
-    )
+    threshold = _threshold(store, draft, settings)
+    give_memory_back()
     gallery = open_version(store, ids.sha256_hex(draft.to_json()), draft, check="sizes", threads=1)
     search, recall = calibrate_search(gallery, target=settings.recall, seed=settings.seed)
     return {
@@ -88,15 +84,47 @@ def calibrate_gallery(
     }
 
 
-def _sample(store: Store, draft: Manifest, seed: int) -> tuple[NDArray[np.float16], pa.Table]:
-    """Return at most SAMPLE_FACES living faces by face_id, chosen by a seeded key of their ids.
+def _threshold(store: Store, draft: Manifest, settings: IndexSettings) -> Threshold:
+    with _sample(store, draft, settings.seed) as (vectors_SD, rows):
+        return calibrate(
+            vectors_SD,
+            rows.column("identity_id").to_pylist(),
+            rows.column("uri").to_pylist(),
+            fpir=settings.fpir,
+            seed=settings.seed,
+            total=draft.totals.indexed,
+        )
 
-    The rows are read twice, so that of those that are not chosen only the keys are held.
+
+@contextmanager
+def _sample(
+    store: Store, draft: Manifest, seed: int
+) -> Iterator[tuple[NDArray[np.float16], pa.Table]]:
+    """Give at most SAMPLE_FACES living faces by face_id, chosen by a seeded key of their ids."""
+    rows, place_S, chosen = _chosen(store, draft, seed)
+    give_memory_back()  # what choosing took
+    done, dim = 0, draft.embedding.dim
+    with room(store, len(rows), dim) as vectors_SD:
+        for shard, places in zip(draft.shards, chosen, strict=True):
+            here = place_S[done : done + len(places)]
+            for some, vectors in _vectors(store, shard, places, dim):
+                vectors_SD[here[some]] = vectors
+            done += len(places)
+        yield vectors_SD, rows
+
+
+def _chosen(
+    store: Store, draft: Manifest, seed: int
+) -> tuple[pa.Table, NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Return the sampled rows by face_id, and where each comes from, shard by shard.
+
+    The places are those among the rows returned, and those in each shard. All rows are read
+    twice, so that of those that are not chosen only the keys are held.
     """
     keys = [_keys(rows, seed) for *_, rows in living_rows(store, draft.shards, ("face_id",))]
     least = _least(np.concatenate([np.empty(0, np.uint64), *keys]))
     tables = [GALLERY.empty_table().select(SAMPLE_COLUMNS)]
-    chosen: list[list[NDArray[np.int64]]] = [[] for _ in draft.shards]
+    chosen: list[list[NDArray[np.int64]]] = [[np.empty(0, np.int64)] for _ in draft.shards]
     parts = zip(keys, living_rows(store, draft.shards, SAMPLE_COLUMNS), strict=True)
     for own, (number, places, rows) in parts:
         taken = np.flatnonzero(own <= least)
@@ -106,14 +134,7 @@ def _sample(store: Store, draft: Manifest, seed: int) -> tuple[NDArray[np.float1
     order = np.asarray(pc.sort_indices(sampled.column("face_id"))).astype(np.int64)
     place_S = np.empty(len(order), np.int64)
     place_S[order] = np.arange(len(order))
-    vectors_SD, done = np.empty((len(order), draft.embedding.dim), np.float16), 0
-    for shard, parts_of_it in zip(draft.shards, chosen, strict=True):
-        places = np.concatenate([np.empty(0, np.int64), *parts_of_it])
-        here = place_S[done : done + len(places)]
-        for some, vectors in _vectors(store, shard, places, draft.embedding.dim):
-            vectors_SD[here[some]] = vectors
-        done += len(places)
-    return vectors_SD, sampled.take(pa.array(order))
+    return sampled.take(pa.array(order)), place_S, [np.concatenate(own) for own in chosen]
 
 
 def _keys(rows: pa.Table, seed: int) -> UInt64:

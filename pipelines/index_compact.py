@@ -1,4 +1,4 @@
-"""Rewrites shards without their deleted rows, and joins small ones; erases what held those rows.
+"""Rewrites shards without their deleted rows, and joins small ones; erases what held such rows.
 
 After `compact --all` no file of the index has a row or a vector of a deleted face: shards that
 had one are rewritten, and the versions before, which need the old ones, are removed.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from facepipe.errors import UsageError
 from facepipe.index_manifest import Shard, read_manifest
 from facepipe.index_settings import IndexSettings
 from pipelines.index_build import Build, Workers, changed, described
@@ -25,6 +26,7 @@ def compact_index(
     settings: IndexSettings,
     *,
     everything: bool = False,
+    erase: bool = False,
     keep_versions: bool = False,
     progress: Progress | None = None,
     workers: Workers | None = None,
@@ -33,12 +35,16 @@ def compact_index(
     """Rewrite shards with deleted rows, join small ones, and return the manifest.
 
     A shard is rewritten from index.compact_at deleted rows on; ``everything``: from one on.
-    Every other version is erased, since it may hold what was deleted, unless ``keep_versions``.
+    Every other version is erased where deleted rows were, since it may hold them, always with
+    ``everything`` or ``erase``, and never with ``keep_versions``: to join small shards alone
+    erases nothing.
     The manifest comes with ``version``, ``built``, and the counts ``rewritten`` (shards),
     ``erased`` (rows) and ``dead`` (deleted rows that are still on disk). ``dry``: only count.
 
-    Raises DatasetNotFound where there is no index.
+    Raises DatasetNotFound where there is no index, UsageError for both to erase and to keep.
     """
+    if erase and keep_versions:
+        raise UsageError("--erase and --keep-versions: say which, the other versions go or stay")
     progress = progress or Progress(quiet=True)
     store = own_folder(uri)
     version, manifest = read_manifest(store)
@@ -50,8 +56,9 @@ def compact_index(
         version, manifest = read_manifest(store)
         groups = regrouped(manifest.shards, manifest.shard_rows, at)
         counts = _counts(groups)
+        erase = not keep_versions and (erase or everything or counts["erased"] > 0)
         if not counts["rewritten"]:
-            retire(store, build.held, only_current=not keep_versions)
+            retire(store, build.held, only_current=erase)
             progress.say(f"index: nothing to rewrite in {uri}")
             return described(version, manifest, built=False, published=True, **counts)
         makings = [
@@ -67,7 +74,7 @@ def compact_index(
             elif group.living:
                 shards.append(next(made))
         manifest = changed(manifest, parent=version, action="compact", shards=tuple(shards))
-        version = build.publish(manifest, erase=not keep_versions)
+        version = build.publish(manifest, erase=erase)
     progress.say(f"index: {counts['rewritten']} shards rewritten, {counts['erased']} rows erased")
     return described(version, manifest, built=True, published=True, **counts)
 

@@ -1,6 +1,7 @@
 """Deletes faces, photos and people from a gallery, at once: rows are named as deleted.
 
-Their rows and vectors stay in the files until `pipelines.index_compact` rewrites those.
+Their rows and vectors stay in the files until `pipelines.index_compact` rewrites those; that they
+are not to come back with what is added is kept as digests of their ids (`facepipe.suppressed`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from facepipe.errors import StoreError, UsageError
 from facepipe.index_manifest import Manifest, Shard, Totals, read_manifest
 from facepipe.index_settings import IndexSettings
 from facepipe.store import Store
+from facepipe.suppressed import DELETED
 from facepipe.tombstones import living, with_dead
 from pipelines.index_build import Build, changed, described
 from pipelines.index_files import living_rows, read_dead, read_rows
+from pipelines.index_suppressed import put_suppressed, read_suppressed
 from pipelines.index_versions import own_folder, tidy
 from pipelines.progress import Progress
 
-DELETED = "deleted"  # in the account of a gallery
 ROW_COLUMNS = ("face_id", "uri", "member", "identity_id")
 
 Int64 = NDArray[np.int64]
@@ -81,8 +83,9 @@ def delete_from_index(
     """Take faces out of a gallery at once, and return its manifest.
 
     It comes with ``built``, with the counts ``removed`` (faces) and ``photos``, and with the ids
-    of the ``faces``. Their rows and vectors stay on disk until `compact_index`. ``dry``: only
-    look for them.
+    of the ``faces``. Their rows and vectors stay on disk until `compact_index`. No later add or
+    build takes them in again, nor any other face of a photo that was named, unless it is told to.
+    ``dry``: only look for them.
     Raises UsageError where nothing is named, or a name is not in the gallery.
     """
     progress = progress or Progress(quiet=True)
@@ -90,7 +93,7 @@ def delete_from_index(
     version, manifest = read_manifest(store)
     if not doomed.names:
         raise UsageError("nothing to delete: give --face, --photo or --person")
-    gone, faces = _doomed_rows(store, manifest, doomed)
+    gone, faces, whole_photos = _doomed_rows(store, manifest, doomed)
     photos = len({ids.photo_of(face) for face in faces})
     counts = {"removed": len(faces), "photos": photos, "faces": faces}
     if dry or not counts["removed"]:
@@ -100,6 +103,7 @@ def delete_from_index(
         return described(version, manifest, built=False, published=True, **counts)
     with _held_as_read(store, version, progress) as build:
         shards = without(store, manifest.shards, gone)
+        suppressed = read_suppressed(store, manifest).joined(faces, whole_photos)
         later = changed(
             manifest,
             inputs=ids.digest(["delete", manifest.inputs, [s.tombstones_key for s in shards]]),
@@ -107,6 +111,7 @@ def delete_from_index(
             action="delete",
             shards=tuple(shards),
             totals=_less(manifest.totals, gone, _people(store, shards)),
+            suppressed=put_suppressed(store, suppressed),
         )
         version = build.publish(later, in_force=publish)
     progress.say(f"index: {counts['removed']} faces deleted in {uri}")
@@ -122,23 +127,30 @@ def _held_as_read(store: Store, version: str, progress: Progress) -> Iterator[Bu
         yield build
 
 
-def _doomed_rows(store: Store, manifest: Manifest, doomed: Doomed) -> tuple[list[Int64], list[str]]:
-    """Return the living rows of each shard that are meant, and the ids of their faces."""
+def _doomed_rows(
+    store: Store, manifest: Manifest, doomed: Doomed
+) -> tuple[list[Int64], list[str], set[str]]:
+    """Return the living rows of each shard that are meant, their face ids, and whole photos."""
     found: Counter[str] = Counter()
     gone: list[Int64] = []
     faces: list[str] = []
+    whole_photos: set[str] = set()
+    by_photo = Doomed(photos=doomed.photos)
     for shard in manifest.shards:
         rows = read_rows(store, shard, ROW_COLUMNS)
         meant = doomed.mask(rows, found) & living(shard, read_dead(store, shard))
         gone.append(np.flatnonzero(meant))
-        faces += rows.column("face_id").take(pa.array(gone[-1])).to_pylist()
+        lost = rows.take(pa.array(gone[-1]))
+        faces += lost.column("face_id").to_pylist()
+        of_photos = lost.filter(pa.array(by_photo.mask(lost))).column("face_id")
+        whole_photos.update(map(ids.photo_of, of_photos.to_pylist()))
     unknown = [name for name in doomed.names if not found[name]]
     if unknown:
         raise UsageError(
             f"{unknown[0]!r} is not in {store.uri} ({len(unknown)} of {len(doomed.names)} given "
             "are not): facepipe index verify --absent says whether any trace of it is left"
         )
-    return gone, sorted(faces)
+    return gone, sorted(faces), whole_photos
 
 
 def _less(totals: Totals, gone: Iterable[Int64], people: int) -> Totals:

@@ -30,6 +30,7 @@ from facepipe.index_manifest import (
     Shard,
     Template,
     manifest_key,
+    suppressed_key,
 )
 from facepipe.store import Store
 from facepipe.tombstones import decode_rows, living
@@ -59,6 +60,8 @@ def version_files(manifest: Manifest) -> list[Named]:
     """Return every file that a version names."""
     template = manifest.template
     named = [] if template is None else [Named(template.key, template.file)]
+    if manifest.suppressed is not None:
+        named.append(Named(suppressed_key(manifest.suppressed), manifest.suppressed))
     return named + [file for shard in manifest.shards for file in shard_files(shard)]
 
 

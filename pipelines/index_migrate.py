@@ -29,6 +29,7 @@ from pipelines.index_calibrate import unmeasured
 from pipelines.index_files import living_rows
 from pipelines.index_select import Stretch, cut, look
 from pipelines.index_shards import Making
+from pipelines.index_suppressed import need_same, read_suppressed
 from pipelines.index_training import Training
 from pipelines.index_versions import own_folder, tidy
 from pipelines.progress import Progress
@@ -81,9 +82,11 @@ def migrate_index(
         progress.say(f"index: nothing to do, {uri} holds vectors of this model")
         return described(version, manifest, built=False, published=True, before=before)
     settings = settings_like(manifest, settings)
-    stretch = look(dataset, "all", decided=False)
+    suppressed = read_suppressed(store, manifest)
+    stretch = look(dataset, "all", decided=False, suppressed=suppressed)
     with Build.begin(store, settings, dataset=dataset, workers=workers, progress=progress) as build:
-        version, manifest = read_manifest(store)
+        seen, (version, manifest) = manifest, read_manifest(store)
+        need_same(store, seen, manifest)
         tables = table_inputs(dataset, plans, manifest.dataset.include)
         inputs = ids.digest(["migrate", version, tables, settings_inputs(settings)])
         origin = Origin(plans=plans, include=manifest.dataset.include, by=manifest.dataset.by)
@@ -131,6 +134,7 @@ def _moved(
         shards=build.shards(makings, whole=False),
         shard_rows=plan.shard_rows,
         note=plan.reasons,
+        suppressed=manifest.suppressed,
     )
 
 

@@ -20,6 +20,13 @@ Index = Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index
 From = Annotated[
     str, typer.Option("--from", metavar="DATASET", help="The dataset whose faces it holds.")
 ]
+RestoreAll = Annotated[
+    bool,
+    typer.Option(
+        "--restore-all",
+        help="Take in again all that were deleted from the index and that DATASET keeps.",
+    ),
+]
 NoPublish = Annotated[
     bool,
     typer.Option(

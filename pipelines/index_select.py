@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from facepipe import ids
 from facepipe.commits import ShardFile, write_parquet
@@ -31,9 +32,11 @@ from facepipe.gallery import (
 from facepipe.index_manifest import NAME_CHARS
 from facepipe.shards import Dataset
 from facepipe.store import Store
+from facepipe.suppressed import NOBODY, Suppressed
 
 WORK_FOLDER = "_work"
 BATCH_ROWS = 65536  # of DECISIONS, which is one file, at a time
+Restore = Callable[[pa.Table], NDArray[np.bool_]]  # which rows (PICKED)
 WORK = pa.schema([*PICKED, pa.field("file", pa.int32(), nullable=False)])  # place in Work.sources
 
 
@@ -61,7 +64,10 @@ class Stretch:
     selector: Selector
     faces: list[ShardFile]
     embeddings: list[ShardFile]
+    suppressed: Suppressed = NOBODY  # whom to leave out
+    restore: Restore | None = None  # which rows of those are to come back
     names: set[str] = field(default_factory=set)  # of the people whose rows were noted
+    restored: set[str] = field(default_factory=set)  # faces
 
     @property
     def dim(self) -> int:
@@ -72,7 +78,29 @@ class Stretch:
     def tables(self) -> Iterator[pa.Table]:
         """Yield each shard's rows (PICKED)."""
         for shard in range(len(self.faces)):
-            yield self.selector.take(shard, *self._read(shard))
+            rows = self.selector.take(shard, *self._read(shard))
+            yield rows.filter(pa.array(~self._left_out(rows))) if self.suppressed else rows
+
+    @property
+    def still_suppressed(self) -> Suppressed:
+        """Return whom the gallery is to leave out from now on."""
+        return self.suppressed.without(self.restored)
+
+    def withhold(self) -> None:
+        """Count those who are left out, which takes one more pass over the dataset."""
+        for shard in range(len(self.faces) if self.suppressed else 0):
+            rows = self.selector.take(shard, *self._read(shard))
+            self.selector.withhold(shard, int(self._left_out(rows).sum()))
+
+    def _left_out(self, rows: pa.Table) -> NDArray[np.bool_]:
+        """Return which rows (PICKED) were deleted, and note those that are to come back."""
+        mask = self.suppressed.mask(rows.column("face_id"))
+        if self.restore is not None and mask.any():
+            places = np.flatnonzero(mask)
+            back = places[self.restore(rows.take(pa.array(places)))]
+            self.restored.update(rows.column("face_id").take(pa.array(back)).to_pylist())
+            mask[back] = False
+        return mask
 
     def note(self, table: pa.Table) -> None:
         """Count the people of rows among those of the gallery."""
@@ -84,8 +112,17 @@ class Stretch:
         return faces, self.dataset.read(self.embeddings[shard], EMBEDDING_COLUMNS)
 
 
-def look(dataset: Dataset, include: Include, *, decided: bool) -> Stretch:
+def look(
+    dataset: Dataset,
+    include: Include,
+    *,
+    decided: bool,
+    suppressed: Suppressed = NOBODY,
+    restore: Restore | None = None,
+) -> Stretch:
     """Judge every face of a dataset. ``decided``: by its DECISIONS.
+
+    suppressed: who was deleted and stays out; restore: which rows of theirs come back.
 
     Raises DatasetNotFound where there are no embeddings, StoreError where the tables do not
     belong together.
@@ -100,12 +137,18 @@ def look(dataset: Dataset, include: Include, *, decided: bool) -> Stretch:
         )
     verdicts = Verdicts.read(lambda: _decisions(dataset)) if decided else None
     stretch = Stretch(
-        dataset, Selector(verdicts, include), list(faces.values()), [embedded[s] for s in faces]
+        dataset,
+        Selector(verdicts, include),
+        list(faces.values()),
+        [embedded[s] for s in faces],
+        suppressed,
+        restore,
     )
     for shard in range(len(faces)):
         stretch.selector.look(*stretch._read(shard))
     for shard in stretch.selector.looked():
         stretch.selector.settle(shard, *stretch._read(shard))
+    stretch.withhold()
     return stretch
 
 

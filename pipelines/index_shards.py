@@ -83,10 +83,13 @@ def make_shard(store: Store, dataset: Dataset | None, making: Making, device: De
     """
     with room(store, making.rows, making.dim) as vectors_ND:
         if making.work is not None and dataset is not None:
-            rows = _from_dataset(store, dataset, making.work, vectors_ND)
+            _lay_out(store, dataset, making.work, vectors_ND)
+            rows = read_work(store, making.work, GALLERY.names)
         else:
             rows = _from_shards(store, making.shards, vectors_ND)
-        return _written(store, making, rows, vectors_ND, device)
+        data = write_parquet(rows, GALLERY, GROUP_ROWS)
+        del rows  # three times its file, while the vectors are encoded
+        return _written(store, making, data, vectors_ND, device)
 
 
 @contextmanager
@@ -110,25 +113,23 @@ def room(store: Store, rows: int, dim: int) -> Iterator[Float16]:
         yield np.memmap(file, np.float16, "w+", shape=(rows, dim))
 
 
-def _from_dataset(store: Store, dataset: Dataset, work: Work, vectors_ND: Float16) -> pa.Table:
-    """Lay out the vectors of a stretch of the dataset, and return their rows."""
-    rows = read_work(store, work).combine_chunks()
+def _lay_out(store: Store, dataset: Dataset, work: Work, vectors_ND: Float16) -> None:
+    """Lay out the vectors of a stretch of the dataset in the order of its rows."""
+    rows = read_work(store, work, ["face_id", "file", "row"])
     file_N, row_N = np.asarray(rows.column("file")), np.asarray(rows.column("row"))
     by_file = np.lexsort((row_N, file_N))
-    face_ids = rows.column("face_id").take(pa.array(by_file)).combine_chunks()
     ends = np.searchsorted(file_N[by_file], np.arange(len(work.sources) + 1))
     for place, source in enumerate(work.sources):
         start, end = ends[place], ends[place + 1]
         own = row_N[by_file[start:end]]
         table = dataset.read(source, ["face_id", "vector"])
-        found = table.column("face_id").take(pa.array(own)).combine_chunks()
-        if not found.equals(face_ids[start:end]):
+        found = table.column("face_id").take(pa.array(own))
+        if not found.equals(rows.column("face_id").take(pa.array(by_file[start:end]))):
             raise CorruptData(
                 f"{dataset.uri}/{source.file} does not have the faces in their order: run "
                 f"facepipe verify {dataset.uri} --repair, then the same command again"
             )
         vectors_ND[by_file[start:end]] = vector_matrix(table)[own]
-    return rows.select(GALLERY.names)
 
 
 def _from_shards(store: Store, shards: Sequence[Shard], vectors_ND: Float16) -> pa.Table:
@@ -152,10 +153,12 @@ def _from_shards(store: Store, shards: Sequence[Shard], vectors_ND: Float16) -> 
 
 
 def _written(
-    store: Store, making: Making, rows: pa.Table, vectors_ND: Float16, device: Device
+    store: Store, making: Making, data: bytes, vectors_ND: Float16, device: Device
 ) -> Shard:
-    """Check, hash and encode a shard, and write its files once that has given it its name."""
-    data = write_parquet(rows, GALLERY, GROUP_ROWS)
+    """Check, hash and encode a shard, and write its files once that has given it its name.
+
+    data: its rows, as they are stored.
+    """
     files = {ROWS: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))}
     with _scratch(store) as lists:
         files[VECTORS], codes = _encoded(store, making, vectors_ND, device)

@@ -26,13 +26,14 @@ from facepipe.index_manifest import (
     Shard,
     manifest_key,
     read_manifest,
+    suppressed_key,
 )
 from facepipe.lease import LEASE
 from facepipe.shards import Dataset
 from facepipe.store import LOCK, Store
+from facepipe.suppressed import DELETED
 from facepipe.vector_file import need_unit
 from pipelines.index import finished_plans
-from pipelines.index_delete import DELETED
 from pipelines.index_files import (
     Named,
     check_bytes,
@@ -45,6 +46,7 @@ from pipelines.index_files import (
 )
 from pipelines.index_select import look
 from pipelines.index_shards import Nowhere, open_template
+from pipelines.index_suppressed import read_suppressed
 from pipelines.index_versions import Version, all_versions, own_folder
 
 SAMPLE_ROWS = 100_000  # whose codes are made again, in whole shards: some 4 s a core
@@ -116,6 +118,7 @@ def check_version(
     template = manifest.template
     if template is not None and not findings.check(store, Named(template.key, template.file)):
         return
+    findings.problems += _suppressed(store, manifest, findings)
     sound = [shard for shard in manifest.shards if _check_shard(store, shard, manifest, findings)]
     if len(sound) == len(manifest.shards):
         findings.problems += _account(store, version, manifest)
@@ -188,6 +191,23 @@ def _twice(store: Store, manifest: Manifest, keys: UInt64) -> set[str]:
     return found
 
 
+def _suppressed(store: Store, manifest: Manifest, findings: Findings) -> list[str]:
+    """Check the list of deleted faces, and that none of them is alive."""
+    if manifest.suppressed is None:
+        return []
+    try:
+        suppressed = read_suppressed(store, manifest)
+    except (CorruptData, OSError) as error:
+        return [str(error)]
+    findings.count(Named(suppressed_key(manifest.suppressed), manifest.suppressed))
+    rows = living_rows(store, manifest.shards, ("face_id",))
+    try:
+        alive = sum(int(suppressed.mask(part.column("face_id")).sum()) for *_, part in rows)
+    except (CorruptData, OSError):
+        return []  # which the shards say themselves
+    return [f"{alive} faces are in the index and among those deleted from it"] if alive else []
+
+
 # -- codes -------------------------------------------------------------------------------
 
 
@@ -244,7 +264,12 @@ def _of_dataset(store: Store, manifest: Manifest, dataset: Dataset) -> list[str]
     """Say how a gallery differs from what its dataset keeps now."""
     try:
         plans = finished_plans(dataset)
-        stretch = look(dataset, manifest.dataset.include, decided=plans["clean"] is not None)
+        stretch = look(
+            dataset,
+            manifest.dataset.include,
+            decided=plans["clean"] is not None,
+            suppressed=read_suppressed(store, manifest),
+        )
     except FacepipeError as error:
         return [str(error)]
     problems = []
@@ -256,11 +281,11 @@ def _of_dataset(store: Store, manifest: Manifest, dataset: Dataset) -> list[str]
     indexed = Indexed.read(lambda: living_rows(store, manifest.shards))
     missing = sum(len(indexed.new(table)) for table in stretch.tables())
     gone = int((~indexed.seen).sum())
-    deleted = manifest.totals.left_out.get(DELETED, 0)  # which the dataset may still keep
+    # A gallery of before there were lists of the deleted may lack what its dataset keeps.
+    deleted = 0 if manifest.suppressed else manifest.totals.left_out.get(DELETED, 0)
     if missing > deleted or gone:
         problems.append(
-            f"{missing} faces of {dataset.uri} are not in the index as they are now ({deleted} "
-            f"were deleted), and {gone} of the index are not in the dataset: facepipe index add "
-            f"{store.uri} --from {dataset.uri}"
+            f"{missing} faces of {dataset.uri} are not in the index as they are now, and {gone} of "
+            f"the index are not in the dataset: facepipe index add {store.uri} --from {dataset.uri}"
         )
     return problems

@@ -18,6 +18,7 @@ from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
 from facepipe.index_manifest import (
     CURRENT,
     NAME_CHARS,
+    SUPPRESSED_FOLDER,
     Manifest,
     current_version,
     manifest_key,
@@ -32,7 +33,7 @@ from pipelines.index_select import WORK_FOLDER
 
 STEP = "index"  # of the commit records of a build in progress
 OWN_ENTRIES = {
-    *(CURRENT, "versions", "templates", "shards", "tombstones"),
+    *(CURRENT, "versions", "templates", "shards", "tombstones", SUPPRESSED_FOLDER),
     *("_commits", WORK_FOLDER, LOCK, LEASE, TEMPORARY),
 }
 # The only keys that are ever removed, in this order: a record must not outlive what it names.
@@ -43,7 +44,7 @@ OWN_KEYS = tuple(
         rf"_commits/{STEP}/.+",
         rf"{WORK_FOLDER}/{_HEX}/.+",
         rf"versions/{_HEX}/.+",
-        rf"shards/{_HEX}/.+|templates/{_HEX}/.+|tombstones/{_HEX}\.u32",
+        rf"shards/{_HEX}/.+|templates/{_HEX}/.+|tombstones/{_HEX}\.u32|suppressed/{_HEX}\.b16",
     )
 )
 

@@ -153,6 +153,16 @@ def test_no_queries_give_no_results(tmp_path: Path) -> None:
     assert scores.shape == face_ids.shape == (0, 2)
 
 
+@pytest.mark.parametrize("kind", ["ivf_sq8", "ivf_pqfs"])
+def test_no_queries_of_lists_give_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: CodeKind
+) -> None:
+    monkeypatch.setattr("facepipe.shard_search.EXACT_ROWS", 0)
+    opened = open_index(made(tmp_path, FACES, kind=kind), threads=2)
+    scores, face_ids = opened.search(FACES[:0].astype(np.float32), 2, nprobe=1)
+    assert scores.shape == face_ids.shape == (0, 2)
+
+
 def test_the_door_of_the_package_and_what_it_tells(tmp_path: Path) -> None:
     opened = facepipe.open_index(made(tmp_path, units(6)))
     assert (len(opened), opened.dim, opened.threshold) == (6, DIM, 0.25)

@@ -16,14 +16,15 @@ from facepipe.index import Gallery, open_index
 from facepipe.index_manifest import CodeKind, Recall, Search
 from facepipe.index_sample import sample_places
 from facepipe.recall import (
-    MIN_COSINE,
+    Matches,
     Truth,
     calibrate_search,
     find_truth,
-    is_enough,
+    finds_enough,
     measure,
     sample_rows,
 )
+from facepipe.recall_people import MIN_COSINE, Known
 from tests.facepipe.made_index import LISTS, made, people
 
 ANY = Search(nprobe=1, candidates=1)
@@ -38,7 +39,8 @@ class Found:
     def search_approximate(
         self, queries_QD: Float32, k: int, *, nprobe: int, candidates: int
     ) -> Hits:
-        return np.zeros(self.rows_QK.shape, np.float32), self.rows_QK
+        rows_QK = self.rows_QK[: len(queries_QD)]
+        return np.zeros(rows_QK.shape, np.float32), rows_QK
 
     def search_exact(self, queries_QD: Float32, k: int) -> Hits:
         raise AssertionError("not asked for here")
@@ -50,7 +52,12 @@ def truth(rows: list[int], found: list[list[int]], matches: list[list[int]]) -> 
         vectors_QD=np.zeros((len(rows), 4), np.float32),
         found_QK=np.array(found),
         matches_QK=np.array(matches, bool),
-        person_N=np.array([0, 0, 0, 1, 1, 2, -1, -1, 2, 2], np.int32),
+        known=Known(
+            np.zeros(0, np.int64),
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.array([0, 0, 0, 1, 1, 2, -1, -1, 2, 2], np.int32),
+        ),
         seed=3,
     )
 
@@ -67,10 +74,7 @@ def test_shares_are_those_counted_by_hand() -> None:
     assert (recall.queries, recall.pairs, recall.min_cosine, recall.seed) == (3, 4, MIN_COSINE, 3)
     assert recall.rth == pytest.approx(2 / 4)  # of 1, 2 | 4 | 7: the first and the second are not
     assert recall.recall_at_10 == pytest.approx((2 + 1 + 2) / 8, abs=1e-6)
-    # Rows 0 and 3 have a known person whose face is the best match; 2 is of row 0's person.
-    assert recall.id_at_1 == pytest.approx(1 / 2)
-    low, high = wilson_interval(1, 2)
-    assert (recall.id_at_1_low, recall.id_at_1_high) == pytest.approx((low, high), abs=1e-6)
+    assert (recall.people_queries, recall.id_at_1) == (0, 1)  # nobody was asked for
 
 
 def test_the_interval_of_pairs_knows_that_queries_miss_together() -> None:
@@ -82,9 +86,9 @@ def test_the_interval_of_pairs_knows_that_queries_miss_together() -> None:
     known = replace(
         truth([0], [[1]], [[1]]),
         rows_Q=np.array(rows),
+        vectors_QD=np.zeros((40, 4), np.float32),
         found_QK=np.array(wanted),
         matches_QK=np.ones((40, 10), bool),
-        person_N=np.full(200, -1, np.int32),
     )
     intervals = []
     for found in (together, apart):
@@ -101,7 +105,7 @@ def test_no_matches_say_nothing() -> None:
     recall = measure(Found([[0, 2]]), truth([0], [[2]], [[0]]), ANY, 0.9)
     assert (recall.rth, recall.rth_low, recall.rth_high, recall.pairs) == (1, 0, 1, 0)
     assert (recall.id_at_1, recall.id_at_1_low, recall.id_at_1_high) == (1, 0, 1)
-    assert is_enough(recall, 0)
+    assert finds_enough(Matches(recall.rth, recall.rth_low, recall.rth_high, 1.0), 0.9, 0)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +116,7 @@ def test_no_matches_say_nothing() -> None:
 def test_a_target_counts_at_the_lower_end(
     rth: float, low: float, queries: int, enough: bool
 ) -> None:
-    recall = measure(Found([[0, 2]]), truth([0], [[2]], [[1]]), ANY, 0.99)
-    recall = recall.model_copy(update={"rth": rth, "rth_low": low})
-    assert is_enough(recall, queries) == enough
+    assert finds_enough(Matches(rth, low, 1.0, 1.0), 0.99, queries) == enough
 
 
 def test_a_sample_is_half_of_people_with_several_faces() -> None:
@@ -214,7 +216,7 @@ def test_a_target_out_of_reach_gives_the_best_there_is(
         opened(tmp_path, "ivf_pqfs"), target=0.9999, seed=0, queries=100
     )
     assert recall is not None
-    assert not is_enough(recall, 100)
+    assert recall.rth_low < 0.9999
     assert search.nprobe == LISTS
     assert recall.rth < 0.9999
 

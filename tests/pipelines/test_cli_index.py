@@ -74,7 +74,11 @@ def test_the_life_of_an_index(made: Made, tmp_path: Path) -> None:
         f"2 shards rewritten, 4 rows erased; 86 faces in {index}\n"
     )
     assert "4 face ids and 4 vectors: nothing found" in facepipe(*proof)
-    assert "3 files of 1 versions checked" in facepipe("verify", index, "--full")
+    assert "4 files of 1 versions checked" in facepipe("verify", index, "--full")
+    assert facepipe("add", index, "--from", data).startswith("nothing to do: 0 faces added")
+    assert facepipe("add", index, "--from", data, "--restore", "person-003", "-q").startswith(
+        f"4 faces added, 0 removed: 90 in {index}"
+    )
 
 
 def test_versions_wait_are_published_and_rolled_back(made: Made, tmp_path: Path) -> None:

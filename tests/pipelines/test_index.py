@@ -411,6 +411,9 @@ def test_real_people_are_found_and_real_strangers_are_nobody(assets: Path, tmp_p
     manifest = build_index(dataset, str(tmp_path / "i"), IndexSettings())
     assert manifest["totals"]["identities"] == 12
     assert 0.15 < manifest["threshold"]["value"] < 0.4
+    best_is_exact(tmp_path / "i", every_list=False)  # as the planner chose: flat
+    build_index(dataset, str(tmp_path / "c"), IndexSettings(kind="ivf_pqfs"))
+    best_is_exact(tmp_path / "c", every_list=True)
     probes = [photo for person in known for photo in sorted(person.iterdir())[:2]]
     found = search(tmp_path / "i", find_pack(str(pack)), *probes)
     first = [main_face(result)["hits"][0]["identity_id"] for result in found]
@@ -419,6 +422,19 @@ def test_real_people_are_found_and_real_strangers_are_nobody(assets: Path, tmp_p
     others = [sorted(person.iterdir())[0] for person in strangers]
     unknown = search(tmp_path / "i", find_pack(str(pack)), *others)
     assert sum(main_face(r)["above_threshold"] for r in unknown) <= 1
+
+
+def best_is_exact(index: Path, *, every_list: bool) -> None:
+    """Check that each face's best other one is that of all products in float64."""
+    gallery = open_index(index, threads=1)
+    vectors_ND = gallery.shards.vectors(np.arange(len(gallery)))
+    scores_NN = vectors_ND.astype(np.float64) @ vectors_ND.astype(np.float64).T
+    np.fill_diagonal(scores_NN, -1)
+    names = gallery.shards.face_ids(np.arange(len(gallery))).astype(str)
+    nprobe = len(gallery) if every_list else None
+    _, found = gallery.search(vectors_ND.astype(np.float32), 2, nprobe=nprobe)
+    others = [next(f for f in two if f != own) for own, two in zip(names, found, strict=True)]
+    assert others == names[scores_NN.argmax(axis=1)].tolist()
 
 
 def main_face(result: dict[str, Any]) -> dict[str, Any]:

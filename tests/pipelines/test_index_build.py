@@ -249,7 +249,8 @@ def test_a_plan_is_said_and_nothing_is_written(
 ) -> None:
     plan = plan_build(dataset, IndexSettings(memory_budget="1MB"), "kept")
     assert (plan["faces"], plan["expected"], plan["kind"]) == (240, 240, "flat")
-    assert plan["disk_bytes"] == 240 * 32 * 2
+    assert plan["disk_bytes"] == 240 * (32 * 2 + 50)  # an estimate of the rows
+    assert plan["memory_bytes"] == 240 * (32 * 2 + 37)  # and the face ids
     with pytest.raises(UsageError, match="memory budget"):
         plan_build(dataset, IndexSettings(memory_budget="1kB"), "kept")
     with Progress() as progress:

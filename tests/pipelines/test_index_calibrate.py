@@ -39,9 +39,9 @@ def grown(made: Made, index: str) -> None:
 
 def sampled(index: str, seed: int) -> tuple[list[str], np.ndarray]:  # type: ignore[type-arg]
     store = open_store(index)
-    vectors, rows = _sample(store, read_manifest(store)[1], seed)
-    assert rows.column_names == ["face_id", "identity_id", "uri"]
-    return rows["face_id"].to_pylist(), vectors
+    with _sample(store, read_manifest(store)[1], seed) as (vectors, rows):
+        assert rows.column_names == ["face_id", "identity_id", "uri"]
+        return rows["face_id"].to_pylist(), vectors.copy()
 
 
 @pytest.mark.parametrize("count", [1, 30, 90, 91, 1000])

@@ -105,7 +105,33 @@ def test_a_gallery_of_nobody_has_no_shards(made: Made, index: Path) -> None:
     assert (report["shards"], report["totals"]["indexed"]) == ([], 0)
     assert search(index, made, made.faces[:1], 2) == [["", ""]]
     assert verify_index(str(index), full=True)["problems"] == []
-    assert add_to_index(str(index), made.write(), FLAT)["added"] == 95
+    assert not add_to_index(str(index), made.write(), FLAT)["built"]
+    assert add_to_index(str(index), made.write(), FLAT, restore_all=True)["added"] == 95
+
+
+def test_small_shards_are_joined_and_other_versions_stay(made: Made, tmp_path: Path) -> None:
+    """Nothing was deleted, so that there is nothing to erase, unless it is asked for."""
+    index = tmp_path / "joined"
+    build_index(made.write(), str(index), FLAT)
+    made.faces += people(5, 3, first=40)
+    before = add_to_index(str(index), made.write(), FLAT)["version"]
+    report = compact_index(str(index), FLAT)
+    assert (report["rewritten"], report["erased"], len(report["shards"])) == (2, 0, 1)
+    roll_back(str(index))
+    assert open_index(index).version == before
+    with pytest.raises(UsageError, match="--erase and --keep-versions"):
+        compact_index(str(index), FLAT, erase=True, keep_versions=True)
+    compact_index(str(index), FLAT, erase=True)
+    assert len(list((index / "versions").iterdir())) == 1
+
+
+def test_what_was_deleted_and_kept_is_erased_by_a_second_compaction(index: Path) -> None:
+    compact_index(str(index), FLAT, everything=True, keep_versions=True)
+    assert len(list((index / "versions").iterdir())) == 2
+    assert not compact_index(str(index), FLAT)["built"]
+    assert len(list((index / "versions").iterdir())) == 2
+    compact_index(str(index), FLAT, everything=True)
+    assert len(list((index / "versions").iterdir())) == 1
 
 
 def shard(name: str, rows: int, dead: int) -> Shard:
