@@ -34,7 +34,7 @@ class StepResources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_cpus: float = Field(1.0, ge=0, description="cores; a worker runs one thread")
+    num_cpus: float = Field(1.0, ge=0, description="cores; a worker runs one thread, clean as many")
     num_gpus: float | None = Field(
         None,
         ge=0,

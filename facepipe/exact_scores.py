@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from facepipe.half_floats import widened
 from facepipe.rough_scores import rough_scores
 
 Float16 = NDArray[np.float16]
@@ -26,29 +27,10 @@ Gather = Callable[[Int64, Float16], None]  # writes the vectors of rows into an 
 NO_ROW = -1  # of a hit that is missing; its score is -inf
 SCAN_QUERIES = 1024  # a pass over the gallery for so many
 PAIRS = 256  # gathered, widened and scored at a time: 750 KB at 512 dimensions
-WIDEN_ITEMS = 65536  # 256 KB: stays in the second-level cache over the four steps below
 FEW_EACH = (
     8  # pairs of a query: with fewer it is as fast to repeat the query; the sums are the same
 )
 TABLE_ITEMS = 2**22  # scores laid out by query to find the best: 16 MB
-# float16 has 10 bits of fraction and an exponent biased by 15, float32 23 and 127. Moved by 13
-# bits, a float16 is a float32 that is 2**112 too small; subnormals too. Half of astype's time.
-_FRACTION_BITS, _MOVED_BITS, _EXPONENT = 13, np.int32(-0x70002000), np.float32(2.0**112)
-
-
-def widened(vectors_ND: Float16, out_ND: Float32 | None = None) -> Float32:
-    """Return finite float16 rows as float32, exactly; in ``out_ND`` where that is given."""
-    rows, dim = vectors_ND.shape
-    wide_ND = np.empty((rows, dim), np.float32) if out_ND is None else out_ND
-    halves_ND, bits_ND = vectors_ND.view(np.int16), wide_ND.view(np.int32)
-    step = max(1, WIDEN_ITEMS // max(dim, 1))
-    for start in range(0, rows, step):
-        bits, wide = bits_ND[start : start + step], wide_ND[start : start + step]
-        bits[...] = halves_ND[start : start + step]  # with its sign
-        bits <<= _FRACTION_BITS
-        bits &= _MOVED_BITS
-        wide *= _EXPONENT
-    return wide_ND
 
 
 def pair_scores(queries_QD: Float32, pairs: Pairs, gather: Gather) -> Float32:

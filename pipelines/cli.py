@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -288,14 +289,16 @@ def _run(
 ) -> None:
     from facepipe.errors import QuarantineExceeded
     from pipelines import curate as runs
-    from pipelines.engines import open_engine
+    from pipelines import curate_text as texts
+    from pipelines.engines import open_engine, with_cores
     from pipelines.progress import Progress
 
     if dry:
         rows = runs.dry_run(request)
-        print_json(rows) if json else typer.echo(_dry_text(rows))
+        print_json(rows) if json else typer.echo(texts.dry_text(rows))
         return
     exceeded: QuarantineExceeded | None = None
+    request = replace(request, settings=with_cores(request.settings, where.engine, where.workers))
     terminate_like_ctrl_c()
     with Progress(quiet=quiet) as progress:
         retries = request.settings.run.retries
@@ -307,7 +310,7 @@ def _run(
         steps = [r.as_json() for r in reports]
         print_json({"dataset": request.out, "steps": steps, **planned, **made})
     else:
-        typer.echo(_text(request.out, reports, made))
+        typer.echo(texts.result_text(request.out, reports, made))
     if exceeded is not None:
         raise exceeded
 
@@ -330,41 +333,6 @@ def _planned(
         return {}
     say(format_comparison(planned))
     return {"plan": planned}
-
-
-def _dry_text(rows: Sequence[dict[str, Any]]) -> str:
-    return "\n".join(
-        f"{r['step']}: after {r['after']}, whose result it needs"
-        if "after" in r
-        else f"{r['step']}: {r['items_to_do']} of {r['items']} items to do, "
-        f"in {r['shards_to_do']} of {r['shards']} shards{_would_decide(r)}"
-        for r in rows
-    )
-
-
-def _would_decide(row: dict[str, Any]) -> str:
-    return "".join(
-        f"\n  {decision} {reason}: {faces}"
-        for decision, reasons in row.get("decisions", {}).items()
-        for reason, faces in reasons.items()
-    )
-
-
-def _text(out: str, reports: Sequence[StepReport], made: dict[str, Any]) -> str:
-    """Return the result as a person wants it; the steps' own lines went to stderr."""
-    counts = {table: c for r in reports for table, c in r.counts.items()}
-    lines = [f"{'dataset':<10} {out}"]
-    if not any(r.shards_run for r in reports):
-        lines.insert(0, "nothing to do: all was done before")
-    for table in ("photos", "faces", "embeddings", "duplicates", "decisions"):
-        if table in counts:
-            parts = ", ".join(f"{n:,} {status}" for status, n in counts[table].items())
-            lines.append(f"{table:<10} {parts or 'none'}")
-    lines += [f"{name:<10} {path}" for name, path in made.items()]
-    seen = sum(counts.get("photos", {}).get(status, 0) for status in ("ok", "salvaged"))
-    if seen and not counts.get("faces", {"ok": 1}):
-        lines.append("no face in any photo: are --models and detect.threshold right?")
-    return "\n".join(lines)
 
 
 app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")

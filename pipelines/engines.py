@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from facepipe.config import Settings
 from facepipe.errors import UsageError
 from pipelines.runners import Runner
 
@@ -34,6 +35,20 @@ def open_engine(
     from pipelines.runners.local import LocalRunner
 
     return LocalRunner(workers or usable_cores(), retries)
+
+
+def with_cores(settings: Settings, engine: str, workers: int | None) -> Settings:
+    """Return settings in which clean, one task with threads, has the cores of all local workers.
+
+    On a cluster it has the cores that it asks for, and so here where they are set.
+    """
+    resources = settings.run.resources
+    if engine != "local" or "num_cpus" in resources.clean.model_fields_set:
+        return settings
+    clean = resources.clean.model_copy(update={"num_cpus": float(workers or usable_cores())})
+    resources = resources.model_copy(update={"clean": clean})
+    run = settings.run.model_copy(update={"resources": resources})
+    return settings.model_copy(update={"run": run})
 
 
 def usable_cores() -> int:

@@ -17,6 +17,7 @@ def test_every_finite_value_is_itself() -> None:
     assert (wide.view(np.int32) == finite.astype(np.float32).view(np.int32)).all()
     into = np.empty_like(wide)
     assert widened(finite, into) is into and (into == wide).all()
+    assert widened(np.empty((0, 512), np.float16)).shape == (0, 512)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
