@@ -194,9 +194,14 @@ def _written(evaluation: Evaluation, report: str | None, plots: str | None) -> d
 
 def _packs(names: list[str]) -> tuple[tuple[str, Pack], ...]:
     """Return packs by the last part of their names, where that tells them apart."""
-    short = [name.rstrip("/").rpartition("/")[2] for name in names]
+    short = [_short(name) for name in names]
     shown = short if len(set(short)) == len(set(names)) else names
     return tuple((name, pack_of(given)) for name, given in zip(shown, names, strict=True))
+
+
+def _short(name: str) -> str:
+    registered = name.removeprefix("models:/")
+    return registered if registered != name else name.rstrip("/").rpartition("/")[2]
 
 
 def _both(faces: str | None, pairs: str | None) -> tuple[str, str] | None:

@@ -30,6 +30,7 @@ from pipelines.evaluate_pairs import (
     difference_result,
     judge,
     judge_scores,
+    narrowed,
     pairs_result,
     read_pair_list,
     require_both_kinds,
@@ -183,6 +184,8 @@ def _read(request: Request) -> _Protocols:
     if request.distractors is not None and not request.packs:
         raise UsageError("--distractors are embedded by a PACK: name the one of the dataset")
     pairs = None if request.pairs is None else read_pair_list(Path(request.pairs), source)
+    if pairs is not None and request.packs and request.templates is None and not request.identify:
+        source, pairs = narrowed(source, pairs)
     templates = None if request.templates is None else read_templates(*request.templates, source)
     roles = assign_roles(source) if request.identify else None
     fars = request.fars or ()

@@ -5,8 +5,8 @@ Legend: P pairs, M packs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,14 @@ from facepipe.errors import UsageError
 from facepipe.evaluate import fold_accuracy
 from facepipe.packs import Pack
 from pipelines.evaluate_faces import Faces, embed_source
-from pipelines.evaluate_pairs import PairList, bin_pair_list, read_pair_list, similarities
-from pipelines.evaluate_sources import Source, open_source
+from pipelines.evaluate_pairs import (
+    PairList,
+    bin_pair_list,
+    narrowed,
+    read_pair_list,
+    similarities,
+)
+from pipelines.evaluate_sources import open_source
 from pipelines.progress import Progress
 
 VERSION = 1  # of what the digest is made of
@@ -54,7 +60,7 @@ def measure_pinned(
     if source.same_P is None:
         if pairs_file is None:
             raise UsageError(f"{data} has no pairs of its own: give --pairs pairs.txt")
-        source, pairs = _narrowed(source, read_pair_list(Path(pairs_file), source))
+        source, pairs = narrowed(source, read_pair_list(Path(pairs_file), source))
     elif pairs_file is not None:
         raise UsageError(f"{data} has pairs of its own: leave out --pairs")
     blind = [pack.model_copy(update={"detector": None}) for pack in packs]
@@ -70,21 +76,6 @@ def measure_pinned(
         pictures=len(source.pictures),
         similarity_MP=similarity_MP,
         right_MP=np.stack(right),
-    )
-
-
-def _narrowed(source: Source, pairs: PairList) -> tuple[Source, PairList]:
-    """Return only the pictures that pairs name, so that others may come and go."""
-    used, place = np.unique(np.stack([pairs.first_P, pairs.second_P]), return_inverse=True)
-    wanted = set(used.tolist())
-
-    def read() -> Iterator[bytes]:
-        return (data for number, data in enumerate(source.read()) if number in wanted)
-
-    first, second = place.reshape(2, -1).astype(np.int64)
-    pictures = tuple(source.pictures[number] for number in used.tolist())
-    return replace(source, pictures=pictures, read=read), replace(
-        pairs, first_P=first, second_P=second
     )
 
 
