@@ -31,6 +31,7 @@ from training.samples import Samples
 from training.settings import TrainSettings, differences
 
 FORMAT = 1  # of run.json
+TEACHER = "teacher"  # of the lineage: the digest of the model that taught
 
 _environment = cache(environment)  # of a process: reading it takes half a second
 
@@ -95,7 +96,7 @@ class RunFolder:
         """
         self._record = self._read()
         if self._record:
-            self._check(settings, samples)
+            self._check(settings, samples, lineage or {})
         else:
             self._refuse_strangers()
             self._record = {
@@ -166,7 +167,9 @@ class RunFolder:
             raise CorruptData(f"{path} cannot be read: give --out another folder") from error
         return record
 
-    def _check(self, settings: TrainSettings, samples: Samples) -> None:
+    def _check(
+        self, settings: TrainSettings, samples: Samples, lineage: Mapping[str, object]
+    ) -> None:
         changed = differences(self._record["settings"], settings.model_dump(mode="json"))
         if self._record["samples"]["digest"] != samples.digest:
             before, now = self._record["samples"], len(samples)
@@ -175,6 +178,8 @@ class RunFolder:
                 f"its samples were others ({before['samples']} of {before['people']} people, now "
                 f"{now} of {len(samples.people)})",
             )
+        if self._record["lineage"].get(TEACHER) != lineage.get(TEACHER):
+            changed.insert(0, "its teacher was another model")
         if changed:
             raise UsageError(
                 f"{self.path} holds another run: {'; '.join(changed)}; give the same to go on "

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from facepipe import ids
 from facepipe.embed import EmbedSettings, Recogniser, model_id
+from facepipe.errors import ModelNotFound
 from facepipe.models import ModelSettings
 from facepipe.packs import find_pack
 from training.backbone import BackboneSettings, build_backbone
@@ -87,6 +88,20 @@ def open_teacher(settings: PackSettings | WeightsSettings) -> Teacher:
     return PackTeacher(settings) if isinstance(settings, PackSettings) else NetTeacher(settings)
 
 
+def teacher_digest(settings: PackSettings | WeightsSettings) -> str:
+    """Return the digest of a teacher by its files, without opening it. Raises as `open_teacher`."""
+    if isinstance(settings, PackSettings):
+        return model_id(find_pack(settings.pack), _embedding(settings))
+    if not settings.weights.is_file():
+        raise ModelNotFound(f"the teacher's weights {settings.weights} do not exist")
+    described = settings.model_dump(mode="json", include={"backbone", "flip"})
+    return ids.digest([ids.sha256_hex(settings.weights.read_bytes()), described])
+
+
+def _embedding(settings: PackSettings) -> EmbedSettings:
+    return EmbedSettings(flip=settings.flip, batch=settings.batch)
+
+
 def as_crops(images_BCHW: Tensor) -> npt.NDArray[np.uint8]:
     """Return a backbone's input as B x H x W x 3 crops, BGR: exact for pictures of 8 bits."""
     levels = images_BCHW.detach().float().mul(HALF_RANGE).add_(HALF_RANGE).round_().clamp_(0, 255)
@@ -100,11 +115,10 @@ class PackTeacher:
     def __init__(self, settings: PackSettings) -> None:
         """Open the pack's recogniser."""
         pack = find_pack(settings.pack)
-        embedding = EmbedSettings(flip=settings.flip, batch=settings.batch)
         models = ModelSettings(device=settings.device, threads=settings.threads)
-        self._recogniser = Recogniser(pack, embedding, models)
+        self._recogniser = Recogniser(pack, _embedding(settings), models)
         self.dim = self._recogniser.dim
-        self.digest = model_id(pack, embedding)
+        self.digest = teacher_digest(settings)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """Return (B, T) float32, by way of the CPU."""
@@ -124,8 +138,7 @@ class NetTeacher:
         load_weights(self._net, settings.weights)
         self._net.eval().requires_grad_(False)
         self.dim = settings.backbone.dim
-        described = settings.model_dump(mode="json", include={"backbone", "flip"})
-        self.digest = ids.digest([ids.sha256_hex(settings.weights.read_bytes()), described])
+        self.digest = teacher_digest(settings)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """Return (B, T) float32."""

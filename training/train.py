@@ -25,13 +25,14 @@ from training.ranks import Ranks, device_of
 from training.run_data import first_images, order_of
 from training.run_end import export_run, net_of
 from training.run_facts import NoTracker, RunFacts, Tracker, flattened
-from training.run_folder import Begun, RunFolder, begun_of
+from training.run_folder import TEACHER, Begun, RunFolder, begun_of
 from training.run_length import run_length
 from training.run_log import RunLog, loss_of
 from training.run_report import StepReport, TrainResult
 from training.samples import Samples
 from training.schedules import factor
 from training.settings import TrainSettings
+from training.teacher import teacher_digest
 
 __all__ = ["StepReport", "TrainResult", "train"]
 
@@ -70,7 +71,14 @@ def train(
     folder = RunFolder(out)
     with _torch_as_set(settings, device), folder.held(ranks):
         run = _Run(settings, samples, ranks, RunLog(folder, spoken, ranks), watchers)
-        return run.to_the_end(lineage or {}, detector)
+        return run.to_the_end({**(lineage or {}), **_taught_by(settings)}, detector)
+
+
+def _taught_by(settings: TrainSettings) -> dict[str, object]:
+    """Return what a run's lineage says of its teacher: a path alone does not say which model."""
+    if settings.distillation is None:
+        return {}
+    return {TEACHER: teacher_digest(settings.distillation.teacher)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

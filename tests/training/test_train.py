@@ -259,6 +259,9 @@ def test_a_student_goes_on_with_its_map_to_the_teacher(tmp_path: Path) -> None:
     assert "distillation.map" in names[0] and "distillation.map.momentum_buffer" in names[1]
     both = Job(out=tmp_path / "both", settings=settings, stop_at=2)
     assert run_ranks(both, 2) == [0, 0]
+    weights.write_bytes(tensor_bytes({k: v + 1 for k, v in teacher.state_dict().items()}))
+    with pytest.raises(UsageError, match="its teacher was another model"):
+        run_job(Job(out=tmp_path / "both", settings=settings))
 
 
 def test_looking_on_gets_the_net_before_each_checkpoint(tmp_path: Path) -> None:
