@@ -22,31 +22,36 @@ Tree = dict[str, Any]
 KINDS = ("name", "kind")  # keys that say which of several a group is
 
 
-def read_tree(path: Path) -> Tree:
-    """Return the mapping of a YAML file. Raises ConfigError where it is none."""
+def read_tree(
+    path: Path, named: str = "settings file", example: str = "optimizer: {lr: 1}"
+) -> Tree:
+    """Return the mapping of a YAML file. Raises ConfigError, in these words, where it is none."""
     import yaml
 
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"settings file {path} does not exist") from error
+        raise ConfigError(f"{named} {path} does not exist") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"settings file {path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"{named} {path} cannot be read as YAML: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"settings file {path} must hold a mapping such as optimizer: {{lr: 1}}")
+        raise ConfigError(f"{named} {path} must hold a mapping such as {example}")
     return value
 
 
-def override_tree(overrides: Sequence[str]) -> Tree:
+def override_tree(
+    overrides: Sequence[str], onto: Tree | None = None, example: str = "optimizer.lr=0.05"
+) -> Tree:
     """Return ``a.b=c`` texts as one tree; of two for one key the later counts.
 
-    Raises ConfigError for a text of another form.
+    ``onto`` is a tree of the caller's to write them into. Raises ConfigError for a text of
+    another form, and for a key below what is a value.
     """
-    tree: Tree = {}
+    tree: Tree = {} if onto is None else onto
     for override in overrides:
-        _apply(tree, override)
+        _apply(tree, override, example)
     return tree
 
 
@@ -75,13 +80,13 @@ def _differ(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
     return any(kind in below and kind in above and below[kind] != above[kind] for kind in KINDS)
 
 
-def _apply(tree: Tree, override: str) -> None:
+def _apply(tree: Tree, override: str, example: str) -> None:
     import yaml
 
     name, equals, text = override.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {override!r} is not of the form a.b=c, as in optimizer.lr=0.05")
+        raise ConfigError(f"--set {override!r} is not of the form a.b=c, as in {example}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -12,6 +12,7 @@ from pipelines.options import (
     Config,
     DryRun,
     Json,
+    PairsFile,
     Quiet,
     SetOption,
     explained,
@@ -49,10 +50,6 @@ Packs = Annotated[
         help="Packs that embed the same crops, side by side; without one, a dataset's own "
         "vectors are measured.",
     ),
-]
-PairsFile = Annotated[
-    str | None,
-    typer.Option("--pairs", metavar="pairs.txt", help="Pairs in LFW's format (folds, pairs)."),
 ]
 TemplateFaces = Annotated[
     str | None,

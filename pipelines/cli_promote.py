@@ -11,6 +11,7 @@ from pipelines.options import (
     Config,
     DryRun,
     Json,
+    PairsFile,
     Quiet,
     SetOption,
     Workers,
@@ -35,10 +36,6 @@ Data = Annotated[
         metavar="DATA",
         help="What decides: a dataset, a folder of aligned crops, or a .bin set.",
     ),
-]
-Pairs = Annotated[
-    str | None,
-    typer.Option("--pairs", metavar="pairs.txt", help="Pairs in LFW's format (folds, pairs)."),
 ]
 Candidate = Annotated[
     str | None,
@@ -79,7 +76,7 @@ def register(app: typer.Typer) -> None:
 def promote(
     name: Name,
     data: Data = None,
-    pairs: Pairs = None,
+    pairs: PairsFile = None,
     candidate: Candidate = None,
     alias: Alias = "champion",
     at_least: AtLeast = None,

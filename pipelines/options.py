@@ -133,6 +133,10 @@ Config = Annotated[
     str | None,
     typer.Option("--config", metavar="F.yaml", help="Settings file; see `facepipe config`."),
 ]
+PairsFile = Annotated[
+    str | None,
+    typer.Option("--pairs", metavar="pairs.txt", help="Pairs in LFW's format (folds, pairs)."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="One setting, over the file's; repeatable."),
