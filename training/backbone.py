@@ -14,15 +14,16 @@ from typing import Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from training import iresnet, mobilefacenet, vit
+from training import iresnet, mobilefacenet, plain_net, vit
 from training.iresnet import IResNet
 from training.mobilefacenet import MobileFaceNet
+from training.plain_net import PlainNet
 from training.swin import Swin
 from training.vit import ViT
 
 IMAGE_PX = 112  # of an aligned crop: facepipe.align
 
-Name = iresnet.Name | mobilefacenet.Name | vit.Name | Literal["swin_t"]
+Name = iresnet.Name | mobilefacenet.Name | plain_net.Name | vit.Name | Literal["swin_t"]
 TRANSFORMERS = (*get_args(vit.Name), "swin_t")
 DEFAULT_DROP_PATH = 0.1  # arcface_torch's vit_t, vit_s and vit_b; FaceX-Zoo's Swin
 DEFAULT_MASK = 0.1  # arcface_torch's vit_t, vit_s and vit_b
@@ -80,6 +81,8 @@ def build_backbone(settings: BackboneSettings) -> nn.Module:
         return IResNet(iresnet.PLANS[name], dim, settings.dropout, IMAGE_PX)
     if name in mobilefacenet.PLANS:
         return MobileFaceNet(mobilefacenet.PLANS[name], dim, IMAGE_PX)
+    if name in plain_net.PLANS:
+        return PlainNet(plain_net.PLANS[name], dim, IMAGE_PX)
     recompute = settings.recompute
     if name in vit.PLANS:
         plan = vit.PLANS[name]

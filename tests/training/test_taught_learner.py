@@ -1,0 +1,85 @@
+"""A student learns, and goes on from a checkpoint as if nothing had been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from facepipe.errors import CorruptData, ModelMismatch
+from training.backbone import BackboneSettings
+from training.checkpoint import checkpoints
+from training.taught_learner import LossSettings, TaughtLearner, TaughtOptimizer, build_optimizers
+
+BACKBONE = BackboneSettings(name="plain_s", dim=24)
+
+
+def made_learner(backbone: BackboneSettings = BACKBONE) -> TaughtLearner:
+    return TaughtLearner(
+        backbone, LossSettings(), TaughtOptimizer(), clip_norm=5.0, ema_decay=0.9, seed=3
+    )
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    """Return eight pictures of a colour each, and a target that follows from it."""
+    colours = torch.rand(8, 3, generator=torch.Generator().manual_seed(step)) * 2 - 1
+    images = colours[:, :, None, None].expand(8, 3, 112, 112)
+    wide = torch.cat([colours, colours.abs(), torch.ones(8, 1)], dim=1)
+    mixer = torch.randn(7, 24, generator=torch.Generator().manual_seed(99))
+    targets = torch.nn.functional.normalize(wide @ mixer)
+    return images.contiguous(memory_format=torch.channels_last), targets
+
+
+def state_of(learner: TaughtLearner) -> dict[str, Tensor]:
+    return {
+        **learner.student.state_dict(),
+        **{f"ema.{k}": v for k, v in learner.average.state.items()},
+    }
+
+
+def test_it_learns() -> None:
+    learner = made_learner()
+    losses = [learner.learn(*batch(step), 1.0)["embedding"] for step in range(40)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
+    straight, begun = made_learner(), made_learner()
+    for step in range(5):
+        straight.learn(*batch(step), 1.0)
+    for step in range(3):
+        begun.learn(*batch(step), 1.0)
+        begun.save(tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    resumed = made_learner()
+    resumed.load(checkpoints(tmp_path)[-1])
+    for step in range(resumed.step, 5):
+        resumed.learn(*batch(step), 1.0)
+    expected, found = state_of(straight), state_of(resumed)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    learner = made_learner()
+    learner.learn(*batch(0), 1.0)
+    learner.save(tmp_path)
+    path = checkpoints(tmp_path)[-1]
+    with pytest.raises(ModelMismatch):
+        made_learner(BackboneSettings(name="plain_s", dim=16)).load(path)
+    file = path / "student.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(CorruptData):
+        made_learner().load(path)
+
+
+def test_every_parameter_has_one_optimiser() -> None:
+    net = made_learner().student
+    muon, adamw = build_optimizers(net, TaughtOptimizer())
+    taken = [p for o in (muon, adamw) for group in o.param_groups for p in group["params"]]
+    assert sorted(map(id, taken)) == sorted(map(id, net.parameters()))
+    shapes = {tuple(p.shape[1:]) for group in muon.param_groups for p in group["params"]}
+    assert (3, 7, 7) not in shapes  # the first convolution
+    assert all(len(shape) == 3 for shape in shapes)
