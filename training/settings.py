@@ -119,8 +119,9 @@ class TrainSettings(BaseModel):
 
 
 def recipes() -> list[str]:
-    """Return the names of the recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """Return the names of the recipes; those of the builtin models are other commands' settings."""
+    names = (path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("builtin_"))
 
 
 def load(
