@@ -40,6 +40,7 @@ from training.face_windows import (
     unnamed_faces,
     without,
 )
+from training.mirrored import Mirrored
 from training.recogniser_settings import RECIPE, RecogniserSettings, read_recipe
 from training.schedules import factor
 from training.stored_weights import stored_bytes
@@ -210,7 +211,7 @@ def run_recipe(
     net = train(run, batches, held, settings, say)
     assert net is not None  # nobody asked it to stop
     path = run / "recogniser.onnx"
-    path.write_bytes(stored_bytes(net, {"recipe": settings.model_dump_json()}))
+    path.write_bytes(stored_bytes(Mirrored(net), {"recipe": settings.model_dump_json()}))
     say(f"wrote {path}, {path.stat().st_size:,} bytes")
     return path
 

@@ -6,11 +6,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 
 from facepipe.models import ModelSettings, open_model
 from tests.training.made_nets import made_net, made_onnx
-from training.parity import as_input, compare, made_crops
+from training.export import onnx_bytes
+from training.mirrored import Mirrored
+from training.parity import as_input, compare, made_crops, plain_copy
 from training.stored_weights import quantised, stored_bytes
 
 NAME = "plain_s"
@@ -26,6 +29,17 @@ def test_the_file_is_a_quarter_and_answers_nearly_alike() -> None:
     plain = onnxruntime.InferenceSession(stored, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(plain.run(None, {"input": crops})[0], answers[1], atol=1e-3)
     assert stored == stored_bytes(made_net(NAME), {"made by": "a test"})
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_mirrored_net_is_the_sum_of_both_sides(batch: int) -> None:
+    net, crops = plain_copy(made_net(NAME)), as_input(made_crops())[:batch]
+    sides = [net(torch.from_numpy(np.ascontiguousarray(x))) for x in (crops, crops[..., ::-1])]
+    expected = (sides[0] + sides[1]).detach().numpy()
+    model = open_model(onnx_bytes(Mirrored(net)), NAME, ModelSettings())
+    assert model.batch is None
+    np.testing.assert_allclose(model(crops)[0], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(model(crops[..., ::-1].copy())[0], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_each_large_weight_is_there_in_steps_of_its_channel() -> None:
