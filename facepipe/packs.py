@@ -1,8 +1,8 @@
 """Model packs: which files make a detector and a recogniser, and how they want their input.
 
-A pack is an insightface folder (or the name of one), or any folder with a detector and a
-recogniser as ONNX. What insightface's own rules cannot tell from the graph is said in a
-small description beside the files, ``pack.yaml``:
+A pack is ``builtin`` (`facepipe.builtin_pack`), an insightface folder (or the name of one), or
+any folder with a detector and a recogniser as ONNX. What insightface's own rules cannot tell
+from the graph is said in a small description beside the files, ``pack.yaml``:
 
     detector: {file: yunet.onnx, head: yunet}
     recogniser:
@@ -23,11 +23,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facepipe import ids
+from facepipe.builtin_pack import BUILTIN, FORMER_DEFAULT, builtin_folder
 from facepipe.errors import ConfigError, CorruptData, ModelNotFound, ModelUnreadable
 
 DESCRIPTION = "pack.yaml"
 SUMS = "SHA256SUMS"  # as sha256sum writes it; where it is there, it is obeyed
 INSIGHTFACE_ROOT = "~/.insightface"
+# The sums travel with a pack; the files of this one are those of the machine that reads them.
+_REMEDIES = {BUILTIN: "install the same version of facepipe on every machine, or install it again"}
 MAX_MODEL_BYTES = 2_000_000_000  # protobuf's own limit; checked before a file is read
 
 
@@ -77,10 +80,15 @@ class Pack(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: str
+    folder: str = Field(description="absolute, or builtin: of the installation that runs")
     detector: DetectorSpec | None = None
     recogniser: RecogniserSpec | None = None
     sums: tuple[tuple[str, str], ...] = Field((), description="file and SHA-256, of SUMS")
+
+    @property
+    def path(self) -> Path:
+        """Return the folder of the files here. Raises ModelNotFound."""
+        return builtin_folder() if self.folder == BUILTIN else Path(self.folder)
 
     def need_detector(self) -> DetectorSpec:
         """Return the detector. Raises ModelNotFound, naming the folder."""
@@ -106,10 +114,10 @@ class Pack(BaseModel):
         Raises ModelNotFound, ModelUnreadable; CorruptData where the pack has SUMS and the bytes
         are not those that it names.
         """
-        path = Path(self.folder) / spec.file
+        path = self.path / spec.file
         data = _model_bytes(path)
         if self.sums:
-            _check_sum(path, data, dict(self.sums))
+            _check_sum(path, data, dict(self.sums), _REMEDIES.get(self.folder))
         return data
 
     def digest(self, spec: DetectorSpec | RecogniserSpec) -> str:
@@ -132,9 +140,10 @@ def _model_bytes(path: Path) -> bytes:
 
 
 def find_pack(name: str, *, download: bool = True) -> Pack:
-    """Find a pack by folder or by insightface name; insightface may download a name.
+    """Find a pack: builtin, a folder, or an insightface name, which insightface may download.
 
-    Without ``download`` a name that is not on this machine is not there.
+    Without ``download`` a name that is not on this machine is not there. ``builtin`` is never a
+    folder of that name: such a one is ``./builtin``.
 
     Raises ModelNotFound where there is none, ModelUnreadable for a file that is no model.
     """
@@ -143,20 +152,21 @@ def find_pack(name: str, *, download: bool = True) -> Pack:
             f"{name} is a registered model, and not fetched yet: give it to --models of a facepipe "
             "command, or in Python the folder that training.registry.fetch returns"
         )
-    if name == "builtin":
-        raise ModelNotFound(
-            f"--models {name} is not available in this version: give an insightface pack name "
-            "such as buffalo_l, or a folder with a detector and a recogniser"
-        )
+    if name == BUILTIN:
+        return _opened(builtin_folder()).model_copy(update={"folder": BUILTIN})
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if os.sep in name or name.endswith(".onnx") or not name:
             raise ModelNotFound(
                 f"--models {name!r} is not a folder: give a folder with a detector and a "
-                "recogniser, or an insightface pack name such as buffalo_l"
+                f"recogniser, {BUILTIN}, or an insightface pack name such as {FORMER_DEFAULT}"
             )
         folder = _insightface_folder(name, download)
-    folder = folder.resolve()
+    return _opened(folder.resolve())
+
+
+def _opened(folder: Path) -> Pack:
+    """Return what a folder holds, by its description or else by its files."""
     sums = _sums_of(folder)
     described = folder / DESCRIPTION
     if DESCRIPTION in sums and not described.is_file():
@@ -173,8 +183,8 @@ def _insightface_folder(name: str, download: bool) -> Path:
         return folder
     if not download:
         raise ModelNotFound(
-            f"{name} is not in {root}/models: the first run lets insightface download it, or give "
-            "--models a folder"
+            f"{name} is not in {root}/models: the first run lets insightface download it; or give "
+            f"--models {BUILTIN} or a folder"
         )
     print(f"facepipe: {name} is not in {root}/models: insightface downloads it", file=sys.stderr)
     from contextlib import redirect_stdout
@@ -187,7 +197,8 @@ def _insightface_folder(name: str, download: bool) -> Path:
     except Exception as error:  # whatever a download can end in
         raise ModelNotFound(
             f"pack {name!r} is not in {root}/models and could not be downloaded "
-            f"({type(error).__name__}: {error}): copy its folder there, or give --models a folder"
+            f"({type(error).__name__}: {error}): copy its folder there, or give --models a folder "
+            f"or {BUILTIN}"
         ) from error
     if not any(folder.glob("*.onnx")):
         raise ModelNotFound(f"insightface has no pack named {name!r}: see its model zoo for names")
@@ -275,10 +286,11 @@ def _sums_of(folder: Path) -> dict[str, str]:
     return parse_sums(path.read_bytes(), str(path)) if path.is_file() else {}
 
 
-def _check_sum(path: Path, data: bytes, sums: Mapping[str, str]) -> None:
+def _check_sum(path: Path, data: bytes, sums: Mapping[str, str], remedy: str | None = None) -> None:
     found, expected = ids.sha256_hex(data), sums.get(path.name, "none")
     if found != expected:
+        remedy = remedy or f"remove {path.parent}, then copy or fetch the pack again"
         raise CorruptData(
-            f"{path} is not the file that {SUMS} beside it names (sha256 {found[:16]}, expected "
-            f"{expected[:16]}): remove {path.parent}, then copy or fetch the pack again"
+            f"{path} is not the file that {SUMS} names (sha256 {found[:16]}, expected "
+            f"{expected[:16]}): {remedy}"
         )

@@ -19,6 +19,7 @@ import typer
 from facepipe import __version__
 from pipelines import (
     cli_decide,
+    cli_demo,
     cli_evaluate,
     cli_export,
     cli_index,
@@ -337,6 +338,7 @@ def _planned(
 
 app.add_typer(cli_index.app, name="index", rich_help_panel="Gallery")
 cli_decide.register(app)
+cli_demo.register(app)
 cli_evaluate.register(app)
 cli_export.register(app)
 cli_inspect.register(app)

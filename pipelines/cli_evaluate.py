@@ -83,6 +83,14 @@ FlipOption = Annotated[
     Flip | None,
     typer.Option("--flip", help="Embed mirrored crops too; short for --set embed.flip=..."),
 ]
+Alone = Annotated[
+    bool,
+    typer.Option(
+        "--alone",
+        help="Only the PACKs. Else builtin, if it is none of them, embeds the same crops and is "
+        "shown beside them, so that it is seen what they give beyond it.",
+    ),
+]
 Samples = Annotated[
     int, typer.Option("--samples", min=100, help="Resamples of people behind each interval.")
 ]
@@ -114,6 +122,7 @@ def evaluate(
     groups: Groups = None,
     far: Fars = None,
     flip: FlipOption = None,
+    alone: Alone = False,
     samples: Samples = 2000,
     workers: Threads = None,
     report: Page = None,
@@ -126,6 +135,7 @@ def evaluate(
 ) -> None:
     """Measure verification and identification: a dataset's own vectors, or packs side by side.
 
+    Beside the packs that are named, builtin is shown on the same crops, unless --alone.
     A pair with a photo in which no face was found counts as wrong. Intervals resample people,
     who err together. A FAR that the pairs are too few to show is refused.
     """
@@ -136,9 +146,11 @@ def evaluate(
 
     _check(report, plots, mirrored=flip is not None, packs=packs or [])
     mirrored = [f"embed.flip={flip.value}"] if flip is not None else []
+    named = _packs(packs or [])
     request = Asked(
         data=data,
-        packs=_packs(packs or []),
+        packs=named,
+        beside=None if alone else _beside([pack for _, pack in named], quiet),
         settings=settings_of(config, [*(set_ or []), *mirrored]),
         pairs=pairs,
         templates=_both(template_faces, template_pairs),
@@ -194,6 +206,24 @@ def _packs(names: list[str]) -> tuple[tuple[str, Pack], ...]:
     short = [_short(name) for name in names]
     shown = short if len(set(short)) == len(set(names)) else names
     return tuple((name, pack_of(given)) for name, given in zip(shown, names, strict=True))
+
+
+def _beside(packs: list[Pack], quiet: bool) -> tuple[str, Pack] | None:
+    """Return builtin, where it is none of the packs; where it cannot be opened, say so."""
+    from facepipe.builtin_pack import BUILTIN
+    from facepipe.errors import FacepipeError
+
+    if not packs:
+        return None
+    try:
+        builtin = pack_of(BUILTIN)
+        own = builtin.digest(builtin.need_recogniser())
+    except FacepipeError as error:
+        if not quiet:
+            typer.echo(f"facepipe: without builtin beside: {error}", err=True)
+        return None
+    named = [pack.digest(pack.recogniser) for pack in packs if pack.recogniser is not None]
+    return None if own in named else (BUILTIN, builtin)
 
 
 def _short(name: str) -> str:

@@ -83,6 +83,7 @@ def run(
         inputs = _inputs(dataset, request, found)
         for step in _steps(request, inputs):
             for job, plan, tasks in _plans(step, dataset, request, inputs):
+                _say_which_model(dataset, job, progress)
                 _before(dataset, plan, tasks, inputs)
                 reports.append(run_step(dataset, runner, job, plan, tasks, progress))
     return reports, _exceeded(reports, request.settings.run.max_quarantined)
@@ -196,6 +197,12 @@ def _plans(
         yield dedup.dedup_plan(dataset, settings)
     else:
         yield from clean.clean_steps(dataset, settings, inputs.constraints)
+
+
+def _say_which_model(dataset: Dataset, job: Job, progress: Progress) -> None:
+    said = embed.model_change(dataset, job) if isinstance(job, embed.EmbedJob) else None
+    if said is not None:
+        progress.say(said)
 
 
 def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _Inputs) -> None:

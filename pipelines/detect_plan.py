@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from facepipe.builtin_pack import default_note
 from facepipe.commits import Commit, Plan, record_key
 from facepipe.config import Settings
 from facepipe.errors import CorruptData, ModelMismatch, SourceNotFound
@@ -223,5 +224,5 @@ def _same_detector(dataset: Dataset, detector: str, pack: Pack) -> None:
         raise ModelMismatch(
             f"{dataset.uri} was made with another detector ({str(before.basis['detector'])[:12]}) "
             f"than {pack.need_detector().file} of {pack.folder} ({detector[:12]}): "
-            "use the same --models, or another --out"
+            f"use the same --models, or another --out{default_note(pack.folder)}"
         )

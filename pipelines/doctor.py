@@ -7,7 +7,10 @@ import platform
 import shutil
 from typing import Any
 
+from facepipe import ids
+from facepipe.builtin_pack import BUILTIN, LICENCE
 from facepipe.errors import FacepipeError
+from facepipe.packs import DetectorSpec, Pack, RecogniserSpec
 from pipelines.engines import usable_cores
 from pipelines.options import pack_of
 
@@ -50,7 +53,7 @@ def examine(models: str) -> list[dict[str, Any]]:
         _check("cores", True, f"{usable_cores()} usable: the default of --workers"),
         _space(),
         _gpu(),
-        _pack(models),
+        *_packs(models),
     ]
 
 
@@ -110,10 +113,39 @@ def _gpu() -> dict[str, Any]:
     return _check("gpu", cuda, text, optional=True)
 
 
-def _pack(models: str) -> dict[str, Any]:
+def _packs(models: str) -> list[dict[str, Any]]:
+    """Return the pack that was asked for, the one that comes with facepipe, and their licences."""
+    found = [_pack("models", models)]
+    if models != BUILTIN:
+        found.append(_pack("builtin", BUILTIN, optional=True))
+    return [*found, _check("licence", True, _licence(models))]
+
+
+def _pack(name: str, models: str, optional: bool = False) -> dict[str, Any]:
+    """Return whether a pack is whole: every byte is read, and held against its checksums."""
     try:
         pack = pack_of(models, download=False)
-        detector, recogniser = pack.need_detector(), pack.need_recogniser()
+        files = [_file(pack, spec) for spec in (pack.need_detector(), pack.need_recogniser())]
     except (FacepipeError, ImportError) as error:
-        return _check("models", False, str(error))
-    return _check("models", True, f"{pack.folder}: {detector.file}, {recogniser.file}")
+        return _check(name, False, str(error), optional)
+    said = ", ".join(f"{f['file']} ({f['bytes'] / 1e6:.1f} MB, {f['id'][:12]})" for f in files)
+    place = pack.folder if str(pack.path) == pack.folder else f"{pack.folder} in {pack.path}"
+    return _check(name, True, f"{place}: {said}", optional) | {"files": files}
+
+
+def _file(pack: Pack, spec: DetectorSpec | RecogniserSpec) -> dict[str, Any]:
+    """Return a model file; its id is the one that datasets made with it name."""
+    data = pack.read(spec)
+    known = pack.digest(spec)
+    if isinstance(spec, RecogniserSpec):
+        from facepipe.embed import EmbedSettings, model_id
+
+        known = model_id(pack, EmbedSettings())
+    return {"file": spec.file, "bytes": len(data), "sha256": ids.sha256_hex(data), "id": known}
+
+
+def _licence(models: str) -> str:
+    own = f"builtin: {LICENCE}, as facepipe"
+    if models == BUILTIN:
+        return own
+    return f"{models}: its weights' own (insightface's: non-commercial research only); {own}"

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from facepipe.align import CROP_PX, decode_crop
+from facepipe.builtin_pack import default_note
 from facepipe.commits import Commit, Plan, ShardFile, write_shard
 from facepipe.config import Settings
 from facepipe.embed import EmbedSettings, Recogniser, model_id, normalise
+from facepipe.errors import DatasetNotFound
 from facepipe.models import ModelSettings
 from facepipe.packs import Pack
 from facepipe.schema import EmbeddingStatus, embeddings
@@ -124,6 +126,22 @@ def embed_job(dataset: Dataset, pack: Pack, settings: Settings) -> EmbedJob:
         models=settings.models,
         model_id=model_id(pack, settings.embed),
         resources=resources_of(settings, "embed"),
+    )
+
+
+def model_change(dataset: Dataset, job: EmbedJob) -> str | None:
+    """Return what to say where a dataset's current vectors are another model's than the job's."""
+    try:
+        before = dataset.current_model()
+    except DatasetNotFound:
+        return None
+    if before == job.model_id:
+        return None
+    return (
+        f"embed: dedup, clean, index and evaluate used the vectors of model {before[:12]} in "
+        f"{dataset.uri}; from now on they use those of {job.pack.need_recogniser().file} of "
+        f"{job.pack.folder} with embed.flip={job.embed.flip} ({job.model_id[:12]}), a table of "
+        f"their own{default_note(job.pack.folder)}"
     )
 
 

@@ -38,6 +38,7 @@ from pipelines.evaluate_pairs import (
 from pipelines.evaluate_people import Roles, assign_roles, identification_result, identify
 from pipelines.evaluate_sources import Source, open_source
 from pipelines.evaluate_templates import TemplateLists, read_templates, template_similarities
+from pipelines.evaluate_text import beside_name
 from pipelines.progress import Progress
 
 Float = npt.NDArray[np.float64]
@@ -49,6 +50,7 @@ class Request:
 
     data: str
     packs: tuple[tuple[str, Pack], ...] = ()  # by the name they were asked for
+    beside: tuple[str, Pack] | None = None  # not asked for, shown for comparison after those
     settings: Settings
     pairs: str | None = None
     templates: tuple[str, str] | None = None  # the list of faces, the list of pairs
@@ -58,6 +60,11 @@ class Request:
     fars: tuple[float, ...] | None = None
     samples: int = SAMPLES
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a pack beside none."""
+        if self.beside is not None and not self.packs:
+            raise ValueError("a dataset's own vectors stand alone: nothing is embedded for them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +119,12 @@ def evaluate_pairs(
 def evaluate(request: Request, progress: Progress) -> Evaluation:
     """Measure what is asked for, for each pack on the same pictures.
 
-    Without packs, with the dataset's own vectors; then the result is that one model's. Raises
-    UsageError for lists that do not fit the pictures and for a FAR they cannot support.
+    Without packs, with the dataset's own vectors; then the result is that one model's. What
+    nobody asked for is under ``beside``, apart from ``models``. Raises UsageError for lists that
+    do not fit the pictures and for a FAR they cannot support.
     """
     lists = _read(request)
+    _say_beside(request, lists, progress)
     models = _faces(request, lists.source, progress)
     others = None
     if lists.distractors is not None:
@@ -138,7 +147,8 @@ def evaluate(request: Request, progress: Progress) -> Evaluation:
                 found["groups"] = groups_result(judged, pairs, lists.groups, fmr, resampling)
             row |= found if protocol == "pairs" else {protocol: found}
             first.setdefault(protocol, judged)
-            curves.setdefault(protocol, []).append(_curve(name, judged, pairs))
+            shown = beside_name(name) if n == len(request.packs) > 0 else name
+            curves.setdefault(protocol, []).append(_curve(shown, judged, pairs))
         if lists.roles is not None:
             known = None if others is None else others[n][1].unit_ND()
             searches = identify(unit_ND, lists.roles, known)
@@ -147,7 +157,8 @@ def evaluate(request: Request, progress: Progress) -> Evaluation:
             )
         rows.append(row)
     result = {"data": request.data, "pictures": len(lists.source.pictures)}
-    result |= {"models": rows} if request.packs else rows[0]
+    beside = {} if request.beside is None else {"beside": rows.pop()}
+    result |= ({"models": rows} if request.packs else rows[0]) | beside
     return Evaluation(result=result, curves=curves)
 
 
@@ -156,10 +167,12 @@ def outline(request: Request) -> dict[str, Any]:
     lists = _read(request)
     same = lists.source.same_P
     pairs = len(same) if same is not None else 0 if lists.pairs is None else len(lists.pairs.same_P)
+    beside = {} if request.beside is None else {"beside": request.beside[0]}
     return {
         "data": request.data,
         "pictures": len(lists.source.pictures),
         "models": [name for name, _ in request.packs] or ["the dataset's own vectors"],
+        **beside,
         "pairs": pairs,
         "template_pairs": 0 if lists.templates is None else len(lists.templates.pairs.same_P),
         "searches": 0 if lists.roles is None else len(lists.roles.searched),
@@ -207,13 +220,28 @@ def _read(request: Request) -> _Protocols:
     )
 
 
+def _say_beside(request: Request, lists: _Protocols, progress: Progress) -> None:
+    if request.beside is None:
+        return
+    also = 0 if lists.distractors is None else len(lists.distractors.pictures)
+    progress.say(
+        f"beside, {request.beside[0]} embeds the same {len(lists.source.pictures) + also:,} "
+        "crops, to compare with; --alone leaves it out"
+    )
+
+
 def _faces(request: Request, source: Source, progress: Progress) -> list[tuple[str, Faces]]:
-    """Return the vectors of every pack, or the dataset's own."""
+    """Return the vectors of every pack and of the one beside, or the dataset's own."""
     if not request.packs:
         return [("own vectors", own_faces(open_dataset(source.name), source))]
-    packs = [pack for _, pack in request.packs]
+    named = list(request.packs)
+    if request.beside is not None:
+        name, pack = request.beside
+        # Without its detector: it must not decide which faces the others are measured on.
+        named.append((name, pack.model_copy(update={"detector": None})))
+    packs = [pack for _, pack in named]
     found = embed_source(source, packs, request.settings, request.workers, progress)
-    return [(name, faces) for (name, _), faces in zip(request.packs, found, strict=True)]
+    return [(name, faces) for (name, _), faces in zip(named, found, strict=True)]
 
 
 def _judged(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Result = dict[str, Any]
@@ -28,9 +28,16 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
+def beside_name(name: str) -> str:
+    """Return how a model is shown that was not asked for."""
+    return f"{name} (beside)"
+
+
 def tables(result: Result) -> list[Table]:
-    """Return a table for each protocol that was measured, a row a model."""
-    models = result.get("models", [result])
+    """Return a table for each protocol that was measured, a row a model, the one beside last."""
+    models = [*result.get("models", [result])]
+    if "beside" in result:
+        models.append(result["beside"] | {"model": beside_name(result["beside"]["model"])})
     found = []
     if "pairs" in models[0]:
         found.append(_pairs_table("Pairs of pictures", "pairs", models, models))
@@ -41,6 +48,9 @@ def tables(result: Result) -> list[Table]:
         found.append(_pairs_table("Pairs of templates", "templates", models, inner))
     if "identification" in models[0]:
         found.append(_people_table(models))
+    if "beside" in result:
+        note = f"{models[-1]['model']}: not asked for, on the same crops, to compare with."
+        found[0] = replace(found[0], notes=(*found[0].notes, note))
     return found
 
 

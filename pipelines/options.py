@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
+from facepipe.builtin_pack import BUILTIN
 from facepipe.errors import FacepipeError
 from pipelines.progress import printable
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from facepipe.config import Settings
     from facepipe.packs import Pack
 
-DEFAULT_PACK = "buffalo_l"  # insightface's own default
+DEFAULT_PACK = BUILTIN  # the one that needs neither a download nor anyone's permission
 INTERRUPTED = 130
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -83,7 +85,8 @@ Models = Annotated[
     typer.Option(
         "--models",
         metavar="PACK",
-        help="An insightface pack name (found in ~/.insightface/models or downloaded by "
+        help="builtin (small models that come with facepipe; never a folder: that is "
+        "./builtin), an insightface pack name (found in ~/.insightface/models or downloaded by "
         "insightface), a folder with a detector and a recogniser as ONNX, or "
         "models:/NAME@champion of an MLflow registry.",
     ),
@@ -178,7 +181,7 @@ def settings_of(
 
 
 def pack_of(models: str, *, download: bool = True) -> Pack:
-    """Return the pack that --models names: an insightface name, a folder, `models:/NAME@alias`.
+    """Return the pack that --models names: builtin, insightface's, a folder, `models:/NAME@alias`.
 
     A registered model is fetched into the cache. Raises ModelNotFound, UsageError, StoreError,
     CorruptData.
@@ -186,6 +189,12 @@ def pack_of(models: str, *, download: bool = True) -> Pack:
     from facepipe.packs import find_pack
 
     if not models.startswith("models:/"):
+        if models == BUILTIN and any(Path(BUILTIN).glob("*.onnx")):
+            typer.echo(
+                "facepipe: --models builtin is the pack that comes with facepipe; the folder of "
+                "that name here is ./builtin",
+                err=True,
+            )
         return find_pack(models, download=download)
     from training.registry import fetch
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from facepipe import ids
+from facepipe.builtin_pack import default_note
 from facepipe.config import Settings
 from facepipe.embed import model_id
 from facepipe.errors import (
@@ -142,7 +143,7 @@ def check_model(dataset: Dataset, pack: Pack, settings: Settings) -> None:
             f"{dataset.uri} was embedded with model {made[:12]}, but "
             f"{pack.need_recogniser().file} of {pack.folder} with embed.flip="
             f"{settings.embed.flip} is {asked[:12]}: give the --models and embed.flip that the "
-            "dataset was embedded with"
+            f"dataset was embedded with{default_note(pack.folder)}"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.align import aligned_crop
+from facepipe.builtin_pack import default_note
 from facepipe.config import Settings
 from facepipe.decode import Decoded, decode
 from facepipe.detect import Detector, Faces
@@ -94,7 +95,7 @@ def _same_model(gallery: Gallery, pack: Pack, settings: Settings) -> None:
             f"(embed.flip={gallery.record.embedding.flip}), but {pack.need_recogniser().file} of "
             f"{pack.folder} with embed.flip={settings.embed.flip} is {asked[:12]}: give the "
             "--models and embed.flip the dataset was embedded with, or embed it with this model "
-            "and build the index again"
+            f"and build the index again{default_note(pack.folder)}"
         )
 
 

@@ -3,9 +3,10 @@
 #
 #   PROJECT=.. REGION=.. BUCKET=.. IMAGE=.. infra/beam/dataflow.sh SRC.. --out DATASET [OPTION..]
 #
-# SRC and DATASET are gs:// URIs; the options are those of `facepipe curate`, and --models names a
-# folder that is in IMAGE, under the same path as here: the target `dataflow` of
-# infra/docker/cpu.Dockerfile with a pack added. SERVICE_ACCOUNT (default: facepipe@PROJECT) and
+# SRC and DATASET are gs:// URIs; the options are those of `facepipe curate`. IMAGE is the target
+# `dataflow` of infra/docker/cpu.Dockerfile. It has the models that come with facepipe, of the
+# version that is to be installed here too; --models names another pack's folder that is in IMAGE,
+# under the same path as here. SERVICE_ACCOUNT (default: facepipe@PROJECT) and
 # SUBNETWORK (default: the region's `default`) name the worker's; MAX_WORKERS, MACHINE_TYPE the
 # size. DRY_RUN=1 prints the command.
 #

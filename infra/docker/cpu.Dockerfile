@@ -48,9 +48,10 @@ RUN python -c 'import cv2, faiss, onnxruntime, pi_heif, pyarrow.parquet, ray, si
     && facepipe --version
 USER 10001:10001
 WORKDIR /tmp
-# The model pack is mounted at /models; without one the container is unhealthy and says why.
+# The models that come with facepipe are in the image; a pack of one's own is mounted at /models,
+# and the container is unhealthy, and says why, where that is not whole.
 HEALTHCHECK --interval=5m --timeout=60s --start-period=30s \
-    CMD ["facepipe", "doctor", "--models", "/models"]
+    CMD if [ -d /models ]; then exec facepipe doctor --models /models; else exec facepipe doctor; fi
 ENTRYPOINT ["tini", "--", "facepipe"]
 CMD ["--help"]
 

@@ -56,6 +56,6 @@ RUN python -c 'import ssl, ctypes, sqlite3, lzma, bz2, cv2, pi_heif, pyarrow.par
 USER 10001:10001
 WORKDIR /tmp
 HEALTHCHECK --interval=5m --timeout=60s --start-period=30s \
-    CMD ["facepipe", "doctor", "--models", "/models"]
+    CMD if [ -d /models ]; then exec facepipe doctor --models /models; else exec facepipe doctor; fi
 ENTRYPOINT ["tini", "--", "facepipe"]
 CMD ["--help"]

@@ -83,7 +83,7 @@ def test_bad_descriptions_are_refused(tmp_path: Path, text: str, message: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["builtin", "models:/face@champion", "./nowhere/pack", "x.onnx", ""]
+    "name", ["models:/face@champion", "./nowhere/pack", "./builtin", "x.onnx", ""]
 )
 def test_packs_that_are_not_there(name: str) -> None:
     with pytest.raises(ModelNotFound):

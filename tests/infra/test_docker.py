@@ -98,9 +98,16 @@ def test_image_runs_without_root_and_gets_its_signals(key: tuple[str, str]) -> N
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
-def test_image_says_whether_it_is_healthy(kind: str) -> None:
+def test_image_says_whether_it_is_healthy(kind: str, tmp_path: Path) -> None:
     (check,) = STAGES[kind, "facepipe"].all("HEALTHCHECK")
-    assert json.loads(check.partition("CMD ")[2]) == ["facepipe", "doctor", "--models", "/models"]
+    shell = check.partition("CMD ")[2]
+    (tmp_path / "facepipe").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "facepipe").chmod(0o755)
+    for folder, said in ((tmp_path, f"doctor --models {tmp_path}"), (tmp_path / "none", "doctor")):
+        script = shell.replace("/models", str(folder))
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        ran = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout.strip()) == (0, said)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])

@@ -29,6 +29,7 @@ def curated(
     settings: Settings | None = None,
     steps: tuple[str, ...] = curate.STEPS,
     constraints: Constraints | None = None,
+    quiet: bool = True,
 ) -> list[StepReport]:
     """Run steps of curate in-process, as the command line does."""
     request = curate.Request(
@@ -39,7 +40,7 @@ def curated(
         sources=[str(s) for s in sources],
         constraints=constraints or Constraints(),
     )
-    with LocalRunner(workers) as runner, Progress(quiet=True) as progress:
+    with LocalRunner(workers) as runner, Progress(quiet=quiet) as progress:
         return curate.run(request, runner, progress)[0]
 
 

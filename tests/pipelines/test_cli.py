@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -217,9 +218,16 @@ def test_config_prints_a_file_that_loads(tmp_path: Path) -> None:
     assert again == text and "size_px: 320" in text
 
 
-def test_doctor_names_a_missing_pack(made_pack: Path) -> None:
-    good = facepipe("doctor", "--models", made_pack)
+def test_doctor_names_the_models_and_a_missing_pack(made_pack: Path) -> None:
+    good = facepipe("doctor", "--models", made_pack, "--json")
     assert good.returncode == 0, good.stdout
+    checks = {c["name"]: c for c in json.loads(good.stdout)}
+    assert [(f["file"], f["bytes"], f["sha256"]) for f in checks["models"]["files"]] == [
+        (name, len(data), hashlib.sha256(data).hexdigest())
+        for name in ("det_made.onnx", "made_recogniser.onnx")
+        for data in [(made_pack / name).read_bytes()]
+    ]
+    assert checks["builtin"]["optional"] and "builtin: Apache-2.0" in checks["licence"]["detail"]
     bad = facepipe("doctor", "--models", "/nowhere/pack", "--json")
     assert bad.returncode == 4
     checks = {c["name"]: c for c in json.loads(bad.stdout)}

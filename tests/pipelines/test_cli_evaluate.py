@@ -10,7 +10,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from typer.testing import CliRunner
 
+from facepipe.builtin_pack import BUILTIN, builtin_folder
+from facepipe.errors import ModelNotFound
+from pipelines.cli import app
 from tests import made
 
 ROOT = Path(__file__).parents[2]
@@ -58,12 +62,34 @@ def test_packs_side_by_side_on_a_page_and_as_json(
 
 def test_a_table_for_people(crops: Path, made_pack: Path) -> None:
     args = ("evaluate", crops / "photos", made_pack, "--pairs", crops / "pairs.txt", "--quiet")
-    result = facepipe(*args)
+    result = facepipe(*args, "--alone")
     assert result.returncode == 0 and result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[0] == "Pairs of pictures" and lines[1].startswith("8 pairs, 0 of them")
     assert lines[2] == "Too few mismatched pairs to show a FAR of 0.1, 0.01, 0.001."
     assert lines[3].split("  ")[0] == "model" and lines[4].startswith(made_pack.name)
+
+
+@pytest.mark.parametrize(
+    ("packs", "beside"),
+    [
+        (["{made}"], True),
+        (["{made}", "--alone"], False),
+        ([BUILTIN], False),
+        (["{builtin}", "{made}"], False),  # by another name
+    ],
+)
+def test_builtin_stands_beside_packs_that_it_is_not_one_of(
+    crops: Path, made_pack: Path, packs: list[str], beside: bool
+) -> None:
+    try:
+        places = {"made": str(made_pack), "builtin": str(builtin_folder())}
+    except ModelNotFound as error:
+        pytest.skip(str(error))
+    args = ["evaluate", str(crops / "photos"), "--pairs", str(crops / "pairs.txt"), "--dry-run"]
+    result = CliRunner().invoke(app, [*args, "--json", *(p.format(**places) for p in packs)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout).get("beside") == (BUILTIN if beside else None)
 
 
 def test_a_far_that_is_too_small_is_refused_before_the_work(crops: Path, made_pack: Path) -> None:

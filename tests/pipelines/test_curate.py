@@ -181,14 +181,17 @@ def test_no_step_works_on_a_fragment_or_on_other_faces(
 
 
 def test_another_recogniser_gets_its_own_table(
-    tmp_path: Path, photos: Path, made_pack: Path
+    tmp_path: Path, photos: Path, made_pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "ds"
     curated([photos], out, made_pack)
     first = open_dataset(out).current_model()
     other = made.pack(tmp_path / "other", seed=1)
-    curated([photos], out, other, steps=("embed",))
+    capsys.readouterr()
+    curated([photos], out, other, steps=("embed",), quiet=False)
     dataset = open_dataset(out)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if first[:12] in line)
+    assert dataset.current_model()[:12] in said and str(other) in said
     assert dataset.current_model() != first
     both = [dataset.table("embeddings", ["face_id"], m) for m in (first, dataset.current_model())]
     assert both[0] == both[1]

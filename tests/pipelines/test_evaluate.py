@@ -188,6 +188,37 @@ def test_packs_stand_side_by_side_with_their_paired_difference(
     assert {**third, "model": "one", "difference": 0} == {**first, "difference": 0}
 
 
+def test_a_pack_beside_changes_nothing_of_those_that_were_asked_for(
+    request_: Request, tmp_path: Path
+) -> None:
+    other = find_pack(str(made.pack(tmp_path / "other", seed=2)))
+    wanted = {"identify": True, "distractors": request_.data}
+    plain = run(request_, **wanted)
+    found = run(request_, beside=("builtin", other), **wanted)
+    assert {k: v for k, v in found.result.items() if k != "beside"} == plain.result
+    asked = run(request_, packs=(*request_.packs, ("builtin", other)), **wanted)
+    assert found.result["beside"] == asked.result["models"][1]
+    assert found.result["beside"]["model_id"] != found.result["models"][0]["model_id"]
+    assert [curve.model for curve in found.curves["pairs"]] == ["made", "builtin (beside)"]
+    told = format_evaluation(found.result).splitlines()
+    named = [line.split("  ")[0] for line in told]
+    assert named.count("builtin (beside)") == 2  # a row of each of the two tables
+    note = "builtin (beside): not asked for, on the same crops, to compare with."
+    assert told.count(note) == 1 and note in page(found)
+
+
+def test_what_stands_beside_is_said_and_counted(
+    request_: Request, made_pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = ("builtin", find_pack(str(made_pack)))
+    assert outline(replace(request_, beside=beside)) == outline(request_) | {"beside": "builtin"}
+    evaluate(replace(request_, beside=beside), Progress())
+    pictures_used = outline(request_)["pictures"]
+    assert f"builtin embeds the same {pictures_used} crops" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="stand alone"):
+        replace(request_, packs=(), beside=beside)
+
+
 @pytest.fixture(scope="module")
 def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return photos, not crops, of the same people, and one without a face."""
@@ -230,6 +261,16 @@ def test_photos_a_dataset_and_its_crops_agree(
     stored = run(request, data=dataset.uri, packs=()).curves["pairs"][0]
     np.testing.assert_allclose(stored.matched, photos.matched, atol=2e-3)  # float16
     assert "accuracy" in format_evaluation(own).splitlines()[1]
+
+
+def test_what_stands_beside_finds_no_face_for_the_others(
+    request_: Request, pictured: Path, made_pack: Path, tmp_path: Path
+) -> None:
+    whole = find_pack(str(made_pack))
+    blind = (("blind", whole.model_copy(update={"detector": None})),)
+    pairs = str(small_pairs(tmp_path / "pairs.txt"))
+    with pytest.raises(UsageError, match="no pack has a detector"):
+        run(request_, data=str(pictured), packs=blind, pairs=pairs, beside=("builtin", whole))
 
 
 def test_people_are_searched_for(request_: Request, made_pack: Path, tmp_path: Path) -> None:
