@@ -4,26 +4,23 @@
         --teacher PACK --out RUN [--more FOLDER].. [--recipe F.yaml] [--workers 2]
 
 RUN holds faces.safetensors (what photos gave), pool/ (what the teacher said), checkpoints/,
-checks.jsonl (the measures on the test folds by step) and, at the end, recogniser.onnx. Photos
-never leave RUN; the ONNX file holds weights alone. The builtin pack's recogniser is the recipe
-`recipes/builtin_recogniser.yaml` of this (facepipe/builtin/recogniser.md).
+checks.jsonl (the measures on the test folds by step) and, at the end, recogniser.onnx and its twin
+recogniser_int8.onnx. Photos never leave RUN; the ONNX files hold weights alone. The builtin pack's
+recogniser is the recipe `recipes/builtin_recogniser.yaml` of this (facepipe/builtin/recogniser.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -31,72 +28,22 @@ from facepipe.errors import FacepipeError, ModelMismatch
 from facepipe.packs import Pack, find_pack
 from training import taught_pool
 from training.checkpoint import checkpoints
-from training.face_windows import (
-    NOBODY,
-    FaceWindows,
-    embeddings,
-    joined,
-    named_faces,
-    unnamed_faces,
-    without,
-)
+from training.export import onnx_bytes
+from training.face_windows import FaceWindows
+from training.gathered_faces import Sources, gather
+from training.int8_twin import int8_bytes
 from training.mirrored import Mirrored
 from training.recogniser_settings import RECIPE, RecogniserSettings, read_recipe
 from training.schedules import factor
 from training.stored_weights import stored_bytes
-from training.taught_batches import TaughtBatches
-from training.taught_check import Check, HeldOut, people_by_fold
+from training.taught_batches import HALF_RANGE, TaughtBatches
+from training.taught_check import Check, HeldOut, OnnxNet
 from training.taught_learner import TaughtLearner
-from training.tensor_file import read_tensors, tensor_bytes
 
-FACES = "faces.safetensors"
+RECOGNISER, TWIN = "recogniser.onnx", "recogniser_int8.onnx"
+CALIBRATION_PICTURES = 512  # that the twin's ranges are measured on
 SAY_EVERY_S = 30.0
 Say = Callable[[str], None]
-
-
-class Sources:
-    """Where a run's faces come from."""
-
-    def __init__(self, photos: Path, people: Path, pairs: Path, more: list[Path]) -> None:
-        """Keep the places; nothing is read yet."""
-        self.photos, self.people, self.pairs, self.more = photos, people, pairs, more
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """Faces of a run, and the teacher's unit embedding of each, flip-summed."""
-
-    faces: FaceWindows
-    taught_ND: npt.NDArray[np.float32]
-
-    def only(self, keep_N: npt.NDArray[np.bool_]) -> Gathered:
-        """Return some of them."""
-        return Gathered(faces=self.faces.only(keep_N), taught_ND=self.taught_ND[keep_N])
-
-
-def gather(
-    run: Path, sources: Sources, settings: RecogniserSettings, pack: Pack, say: Say
-) -> tuple[Gathered, Gathered]:
-    """Return the faces to learn and those to test on, from RUN where they are there already."""
-    folds = people_by_fold(sources.people)
-    held_out = set().union(*(folds[n - 1] for n in settings.held_out), set())
-    test_people = set().union(*(folds[n - 1] for n in settings.test))
-    learn_people = set().union(*folds) - held_out
-    path = run / FACES
-    if not path.exists():
-        say("looking for faces")
-        named = named_faces(sources.photos, pack, learn_people | held_out | test_people)
-        faces = joined([named, *(unnamed_faces(folder, pack) for folder in sources.more)])
-        say(f"asking the teacher about {len(faces.names):,} faces")
-        save_faces(path, Gathered(faces=faces, taught_ND=embeddings(faces, pack)))
-    every = read_faces(path)
-    person_N = every.faces.person_N
-    folder_of = [name.split("/")[0] for name in every.faces.names]
-    named_N = person_N != NOBODY
-    held_N = named_N & _in(folder_of, held_out)
-    keep_N = ~held_N & without(every.taught_ND, person_N, every.taught_ND[held_N])
-    keep_N &= ~named_N | _in(folder_of, learn_people)
-    return every.only(keep_N), every.only(named_N & _in(folder_of, test_people))
 
 
 def fill_pool(
@@ -210,10 +157,28 @@ def run_recipe(
     held = HeldOut(test.faces, test.taught_ND, sources.pairs, folds)
     net = train(run, batches, held, settings, say)
     assert net is not None  # nobody asked it to stop
-    path = run / "recogniser.onnx"
-    path.write_bytes(stored_bytes(Mirrored(net), {"recipe": settings.model_dump_json()}))
-    say(f"wrote {path}, {path.stat().st_size:,} bytes")
-    return path
+    return _export(run, net, batches, settings, held, say)
+
+
+def _export(
+    run: Path,
+    net: nn.Module,
+    batches: TaughtBatches,
+    settings: RecogniserSettings,
+    held: HeldOut,
+    say: Say,
+) -> Path:
+    """Write the recogniser and its twin, and measure both as they were written."""
+    notes = {"recipe": settings.model_dump_json()}
+    shown = batches.pictures(np.arange(min(CALIBRATION_PICTURES, len(batches))))
+    twin = int8_bytes(onnx_bytes(Mirrored(net), notes), shown, HALF_RANGE, HALF_RANGE)
+    files = {RECOGNISER: stored_bytes(Mirrored(net), notes), TWIN: twin}
+    for name, data in files.items():
+        (run / name).write_bytes(data)
+        check = held.check(OnnxNet(data, name))
+        folds = ", ".join(f"{share:.4f}" for share in check.folds)
+        say(f"{name}, {len(data):,} bytes: {check.accuracy:.4f} ({folds}), {check.cosine:.4f}")
+    return run / RECOGNISER
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -246,35 +211,6 @@ def _note(run: Path, step: int, check: Check) -> None:
     line = {"step": step, "accuracy": check.accuracy, "folds": check.folds, "cosine": check.cosine}
     with (run / "checks.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def _in(names: list[str], people: set[str]) -> npt.NDArray[np.bool_]:
-    return np.array([name in people for name in names], bool)
-
-
-def save_faces(path: Path, gathered: Gathered) -> None:
-    """Write faces to a file, whole or not at all."""
-    faces = gathered.faces
-    tensors = {
-        "pixels": torch.from_numpy(faces.pixels_NHWC),
-        "person": torch.from_numpy(faces.person_N),
-        "names": torch.frombuffer(bytearray("\n".join(faces.names).encode()), dtype=torch.uint8),
-        "taught": torch.from_numpy(gathered.taught_ND),
-    }
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(tensor_bytes(tensors))
-    partial.replace(path)
-
-
-def read_faces(path: Path) -> Gathered:
-    """Return the faces of a file. Raises CorruptData where it is cut short."""
-    tensors = read_tensors(path.read_bytes(), str(path))
-    faces = FaceWindows(
-        pixels_NHWC=tensors["pixels"].numpy(),
-        person_N=tensors["person"].numpy(),
-        names=tuple(bytes(tensors["names"].numpy()).decode().split("\n")),
-    )
-    return Gathered(faces=faces, taught_ND=tensors["taught"].numpy())
 
 
 if __name__ == "__main__":

@@ -69,8 +69,11 @@ class TaughtBatches:
             self._epoch = epoch
             self._order = permutation(key_of(seed, _ORDER, epoch), len(self))
         chosen_B = self._order[place * size : (place + 1) * size]
-        pixels = np.stack([_decoded(self._jpeg[n]) for n in chosen_B.tolist()])
-        return as_input(pixels), torch.from_numpy(self._target_ND[chosen_B])
+        return as_input(self.pictures(chosen_B)), torch.from_numpy(self._target_ND[chosen_B])
+
+    def pictures(self, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return some pictures by number, (B, H, W, 3), BGR."""
+        return np.stack([_decoded(self._jpeg[n]) for n in chosen_B.tolist()])
 
 
 def as_input(pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 
 from facepipe.errors import SourceNotFound
 from facepipe.evaluate import fold_accuracy, picture_name, read_pairs
+from facepipe.models import ModelSettings, open_model
 from training.face_windows import FaceWindows, crops
 from training.taught_batches import as_input
 
@@ -83,6 +84,19 @@ class HeldOut:
             folds=tuple(found.accuracy.tolist()),
             cosine=float((own_CD * self._taught_CD).sum(axis=1).mean()),
         )
+
+
+class OnnxNet(nn.Module):
+    """An ONNX recogniser where a net is expected, as `facepipe` opens it."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        """Open it. Raises ModelUnreadable."""
+        super().__init__()
+        self._model = open_model(data, name, ModelSettings())
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return B x D."""
+        return torch.from_numpy(self._model(np.ascontiguousarray(x_BCHW.numpy()))[0])
 
 
 @torch.no_grad()

@@ -19,8 +19,10 @@ from tests.training.made_nets import made_net
 from tests.training.taught_faces import TEACHER_DIM, made_faces, made_teacher
 from training import recogniser_run
 from training.face_windows import NOBODY, crops, embeddings, joined, without
-from training.parity import plain_copy
-from training.recogniser_run import Gathered, Sources, gather, run_recipe, save_faces
+from training.gathered_faces import FACES as FACES_FILE
+from training.gathered_faces import Gathered, Sources, gather, save_faces
+from training.parity import as_input, compare, made_crops, plain_copy
+from training.recogniser_run import run_recipe
 from training.recogniser_settings import RECIPE, RecogniserSettings, read_recipe
 from training.taught_check import HeldOut, embedded, people_by_fold
 
@@ -65,7 +67,7 @@ def with_faces(run: Path) -> Path:
     """Return a run's folder whose photos have been looked at: nobody looks like another."""
     run.mkdir()
     taught = np.eye(TEACHER_DIM, dtype=np.float32)[FACES.person_N]
-    save_faces(run / recogniser_run.FACES, Gathered(faces=FACES, taught_ND=taught))
+    save_faces(run / FACES_FILE, Gathered(faces=FACES, taught_ND=taught))
     return run
 
 
@@ -106,6 +108,10 @@ def test_a_run_ends_with_the_student_and_is_done_once(
     assert all(len(check["folds"]) == 2 for check in checks)
     answer = open_model(data, "student", ModelSettings())(np.zeros((2, 3, 112, 112), np.float32))
     assert answer[0].shape == (2, TEACHER_DIM)
+    twin = open_model((run / recogniser_run.TWIN).read_bytes(), "twin", ModelSettings())
+    pictures = as_input(made_crops())
+    whole = open_model(data, "student", ModelSettings())
+    assert compare(whole(pictures)[0], twin(pictures)[0]).cosine > 0.9  # hardly trained
     notes = {p.key: p.value for p in onnx.load_model_from_string(data).metadata_props}
     assert RecogniserSettings.model_validate_json(notes["recipe"]) == settings()
     files = [p for p in (run / "pool").iterdir() if p.suffix == ".safetensors"]
