@@ -11,11 +11,13 @@ from pathlib import Path
 from facepipe.errors import ModelNotFound
 
 BUILTIN = "builtin"
+BUILTIN_INT8 = "builtin-int8"  # the same detector, and the recogniser's twin of 8-bit numbers
+TWIN_FILE = "recogniser_int8.onnx"
 LICENCE = "Apache-2.0"  # as facepipe's own, pyproject.toml; the model cards say so too
 FORMER_DEFAULT = "buffalo_l"  # of --models, before there was a pack to come with facepipe
 
 _FOLDER = Path(__file__).parent / "builtin"
-_FILES = ("SHA256SUMS", "pack.yaml", "detector.onnx", "recogniser.onnx")
+_FILES = ("SHA256SUMS", "pack.yaml", "detector.onnx", "recogniser.onnx", TWIN_FILE)
 
 
 def builtin_folder() -> Path:

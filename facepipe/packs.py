@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facepipe import ids
-from facepipe.builtin_pack import BUILTIN, FORMER_DEFAULT, builtin_folder
+from facepipe.builtin_pack import BUILTIN, BUILTIN_INT8, FORMER_DEFAULT, TWIN_FILE, builtin_folder
 from facepipe.errors import ConfigError, CorruptData, ModelNotFound, ModelUnreadable
 
 DESCRIPTION = "pack.yaml"
@@ -140,7 +140,7 @@ def _model_bytes(path: Path) -> bytes:
 
 
 def find_pack(name: str, *, download: bool = True) -> Pack:
-    """Find a pack: builtin, a folder, or an insightface name, which insightface may download.
+    """Find a pack: builtin or its twin, a folder, or an insightface name that it may download.
 
     Without ``download`` a name that is not on this machine is not there. ``builtin`` is never a
     folder of that name: such a one is ``./builtin``.
@@ -152,8 +152,8 @@ def find_pack(name: str, *, download: bool = True) -> Pack:
             f"{name} is a registered model, and not fetched yet: give it to --models of a facepipe "
             "command, or in Python the folder that training.registry.fetch returns"
         )
-    if name == BUILTIN:
-        return _opened(builtin_folder()).model_copy(update={"folder": BUILTIN})
+    if name in (BUILTIN, BUILTIN_INT8):
+        return _builtin(name)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if os.sep in name or name.endswith(".onnx") or not name:
@@ -163,6 +163,14 @@ def find_pack(name: str, *, download: bool = True) -> Pack:
             )
         folder = _insightface_folder(name, download)
     return _opened(folder.resolve())
+
+
+def _builtin(name: str) -> Pack:
+    pack = _opened(builtin_folder()).model_copy(update={"folder": BUILTIN})
+    if name == BUILTIN:
+        return pack
+    twin = pack.need_recogniser().model_copy(update={"file": TWIN_FILE})
+    return pack.model_copy(update={"recogniser": twin})
 
 
 def _opened(folder: Path) -> Pack:
