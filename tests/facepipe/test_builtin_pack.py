@@ -22,7 +22,7 @@ import onnx
 import pytest
 
 from facepipe.align import aligned_crop
-from facepipe.builtin_pack import BUILTIN, LICENCE
+from facepipe.builtin_pack import BUILTIN, BUILTIN_INT8, LICENCE, TWIN_FILE
 from facepipe.detect import Detector, DetectSettings, Faces
 from facepipe.embed import EmbedSettings, Recogniser
 from facepipe.models import ModelSettings
@@ -31,7 +31,7 @@ from tests import made
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "facepipe" / BUILTIN
-MODELS = ("detector.onnx", "recogniser.onnx", "recogniser_int8.onnx")
+MODELS = ("detector.onnx", "recogniser.onnx", TWIN_FILE)
 CARDS = ("detector.md", "recogniser.md")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What the files may take: of a source package that everybody downloads.
@@ -123,7 +123,8 @@ def test_a_missing_file_is_named_with_what_to_do(site: Path, tmp_path: Path, fil
 def test_a_file_that_is_another_is_not_read(site: Path, tmp_path: Path, file: str) -> None:
     path = site / "facepipe" / BUILTIN / file
     path.write_bytes(path.read_bytes() + b"\n")
-    ((kind, text),), _ = ask(site, BUILTIN, cwd=tmp_path)
+    name = BUILTIN_INT8 if file == TWIN_FILE else BUILTIN
+    ((kind, text),), _ = ask(site, name, cwd=tmp_path)
     assert kind == "CorruptData" and file in text
 
 
