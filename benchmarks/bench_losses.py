@@ -37,11 +37,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lfw_split import people_by_fold, test_pairs, training_samples
+from lfw_split import test_pairs, training_samples
 from loss_families import FAMILIES
 from loss_report import draw, paged, table
 from loss_runs import BATCH, UNTRAINED, Run, result_of
 
+from facepipe.evaluate import read_people
 from facepipe.shards import open_dataset
 
 SAMPLES_PER_S = 240  # of one core of a Xeon with AMX: what a minute of a run stands for
@@ -167,7 +168,7 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
 def _loaded(stage: str) -> Any:
     """Return a stage's training samples and test pairs; read once a worker."""
     if stage not in _LOADED:
-        dataset, folds = open_dataset(_FACES.dataset), people_by_fold(_FACES.people)
+        dataset, folds = open_dataset(_FACES.dataset), read_people(_FACES.people)
         first_test = len(folds) - TEST_FOLDS
         trained = folds[: first_test - 1] if stage == TUNE else folds[:first_test]
         tested = [first_test - 1] if stage == TUNE else range(first_test, len(folds))

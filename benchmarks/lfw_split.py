@@ -43,18 +43,6 @@ class TestPairs:
     people_P2: Int64  # who, by number
 
 
-def people_by_fold(path: Path) -> list[set[str]]:
-    """Return who is in each fold of people.txt."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    folds, place = [], 1
-    for _ in range(int(lines[0])):
-        count = int(lines[place])
-        block = lines[place + 1 : place + 1 + count]
-        folds.append({line.split("\t")[0] for line in block})
-        place += 1 + count
-    return folds
-
-
 def training_samples(dataset: Dataset, people: Collection[str], min_faces: int = 2) -> Samples:
     """Return the kept samples of some people who have so many of them.
 

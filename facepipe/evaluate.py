@@ -145,6 +145,29 @@ def _parse_pair(line: str, where: str) -> tuple[tuple[str, int], tuple[str, int]
     raise UsageError(f"{where}: {line!r} is neither 'person a b' nor 'person a other b'")
 
 
+def read_people(path: Path) -> list[set[str]]:
+    """Return who is in each fold of a list in the format of LFW's people.txt.
+
+    The first line is the number of folds; each is a count and so many lines ``person<tab>n``.
+    Raises SourceNotFound for a file that cannot be read, UsageError for another format.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        folds, place = [], 1
+        for _ in range(int(lines[0])):
+            count = int(lines[place])
+            people = [line.split("\t")[0] for line in lines[place + 1 : place + 1 + count]]
+            if len(people) != count:
+                raise ValueError
+            folds.append(set(people))
+            place += 1 + count
+    except OSError as error:
+        raise SourceNotFound(f"cannot read the list of people {path}: {error.strerror}") from error
+    except (ValueError, IndexError) as error:
+        raise UsageError(f"{path} is no list of people by folds: give LFW's people.txt") from error
+    return folds
+
+
 def picture_name(person: str, number: int) -> str:
     """Return the name LFW gives a picture, without its suffix: ``Abel_Pacheco_0001``."""
     return f"{person}_{number:04d}"

@@ -86,8 +86,8 @@ Models = Annotated[
         "--models",
         metavar="PACK",
         help="builtin (small models that come with facepipe; never a folder: that is "
-        "./builtin) or builtin-int8, an insightface pack name (found in ~/.insightface/models or downloaded by "
-        "insightface), a folder with a detector and a recogniser as ONNX, or "
+        "./builtin) or builtin-int8, an insightface pack name (found in ~/.insightface/models or "
+        "downloaded by insightface), a folder with a detector and a recogniser as ONNX, or "
         "models:/NAME@champion of an MLflow registry.",
     ),
 ]

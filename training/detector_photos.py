@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from facepipe.decode import DecodeSettings, decode
 from facepipe.errors import SourceNotFound, UsageError
+from facepipe.evaluate import read_people
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -62,20 +63,12 @@ def labelled_half(folder: Path, *, training: bool) -> list[Source]:
 def people_of_folds(path: Path, folds: Collection[int]) -> set[str]:
     """Return who is in some folds (from 1) of a people.txt in LFW's format.
 
-    Its first line is the number of folds; each fold is a count and so many lines "name<tab>n".
-    Raises UsageError for a fold that it has not.
+    Raises UsageError for a fold that it has not, and as `read_people`.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found: set[str] = set()
-    place = 1
-    for fold in range(1, int(lines[0]) + 1):
-        count = int(lines[place])
-        if fold in folds:
-            found |= {line.split("\t")[0] for line in lines[place + 1 : place + 1 + count]}
-        place += 1 + count
-    if not set(folds) <= set(range(1, int(lines[0]) + 1)):
-        raise UsageError(f"{path} has folds 1 to {lines[0]}, not {sorted(folds)}")
-    return found
+    people = read_people(path)
+    if not set(folds) <= set(range(1, len(people) + 1)):
+        raise UsageError(f"{path} has folds 1 to {len(people)}, not {sorted(folds)}")
+    return set().union(*(people[fold - 1] for fold in folds))
 
 
 def photos_in(folders: Sequence[Path], left_out: Collection[str]) -> list[Source]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from facepipe.evaluate import read_people
 from facepipe.packs import Pack
 from training.face_windows import (
     NOBODY,
@@ -28,7 +29,6 @@ from training.face_windows import (
     without,
 )
 from training.recogniser_settings import RecogniserSettings
-from training.taught_check import people_by_fold
 from training.tensor_file import read_tensors, tensor_bytes
 
 FACES = "faces.safetensors"
@@ -59,7 +59,7 @@ def gather(
     run: Path, sources: Sources, settings: RecogniserSettings, pack: Pack, say: Say
 ) -> tuple[Gathered, Gathered]:
     """Return the faces to learn and those to test on, from RUN where they are there already."""
-    folds = people_by_fold(sources.people)
+    folds = read_people(sources.people)
     held_out = set().union(*(folds[n - 1] for n in settings.held_out), set())
     test_people = set().union(*(folds[n - 1] for n in settings.test))
     learn_people = set().union(*folds) - held_out

@@ -32,20 +32,6 @@ class Check:
     cosine: float  # mean, of the student's to the teacher's embedding
 
 
-def people_by_fold(path: Path) -> list[set[str]]:
-    """Return who is in each fold of LFW's people.txt. Raises SourceNotFound."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SourceNotFound(f"cannot read the list of people {path}: {error.strerror}") from error
-    folds, place = [], 1
-    for _ in range(int(lines[0])):
-        count = int(lines[place])
-        folds.append({line.split("\t")[0] for line in lines[place + 1 : place + 1 + count]})
-        place += 1 + count
-    return folds
-
-
 class HeldOut:
     """The faces of held-out people, and the pairs of their folds."""
 

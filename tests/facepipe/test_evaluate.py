@@ -23,6 +23,7 @@ from facepipe.evaluate import (
     parse_pairs,
     picture_name,
     read_pairs,
+    read_people,
     roc,
     tar_at_far,
     wilson_interval,
@@ -321,3 +322,15 @@ def test_names_of_clusters_do_not_matter() -> None:
         assert measure(truth, [7, 7, 3]).f == 1.0
         with pytest.raises(ValueError, match="points"):
             measure(truth, [1, 2])
+
+
+def test_people_are_read_by_fold(tmp_path: Path) -> None:
+    path = tmp_path / "people.txt"
+    path.write_text("2\n2\nAnn_Lee\t2\nBo_Ek\t1\n1\nCy_Om\t4\n")
+    assert read_people(path) == [{"Ann_Lee", "Bo_Ek"}, {"Cy_Om"}]
+    for text in ("", "people", "1\n3\nAnn_Lee\t2\n", "2\n1\nAnn_Lee\t2\n"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="list of people"):
+            read_people(path)
+    with pytest.raises(SourceNotFound):
+        read_people(tmp_path / "none.txt")
