@@ -1,14 +1,14 @@
 """How good and how fast is the recogniser that comes with facepipe, beside those of other packs?
 
     python benchmarks/bench_builtin_recogniser.py LFW/images LFW/pairs.txt PACK.. \\
-        [--detectors PACK..] [--int8 TWIN.onnx] [--held-out 6 7] [--flip sum] [--workers 2]
+        [--detectors PACK..] [--held-out 6 7] [--flip sum] [--workers 2]
 
 Every recogniser embeds the same crops, of the large, central face that a detector finds on each
 picture: builtin's, and those of --detectors. Accuracy is LFW's view 2, each fold judged with the
 threshold best on the others, and its interval resamples people. Held-out folds hold people that
 no training step of builtin saw; they are judged by one another's thresholds, so that no pair of
-people who were trained on has a say. Milliseconds are of a face on one thread in float32, the
-packs by turns, the best of several rounds. --int8 names a quantised twin of builtin's recogniser.
+people who were trained on has a say. Milliseconds are of a face on one thread, in float32 but for
+builtin-int8, the packs by turns, the best of several rounds.
 
 Legend: N pictures, P pairs, D dimensions.
 """
@@ -20,13 +20,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 
 from facepipe.align import CROP_PX
 from facepipe.bootstrap import Interval, share_interval
+from facepipe.builtin_pack import BUILTIN, BUILTIN_INT8
 from facepipe.config import Settings, load
 from facepipe.embed import Recogniser
 from facepipe.evaluate import FoldAccuracy, fold_accuracy
@@ -61,15 +61,10 @@ class Judged:
     missing: int  # pairs with a picture without a face, counted as wrong
 
 
-def opened(names: Sequence[str], twin: str | None, work: Path) -> list[Named]:
+def opened(names: Sequence[str]) -> list[Named]:
     """Return builtin, its twin, and the packs that were asked for."""
-    builtin = find_pack("builtin")
-    packs = [Named(name="builtin", pack=builtin)]
-    if twin is not None:
-        (work / "twin.onnx").symlink_to(Path(twin).resolve())
-        spec = builtin.need_recogniser().model_copy(update={"file": "twin.onnx"})
-        packs.append(Named(name="builtin, int8", pack=Pack(folder=str(work), recogniser=spec)))
-    return packs + [Named(name=Path(name).name, pack=find_pack(name)) for name in names]
+    own = [Named(name=name, pack=find_pack(name)) for name in (BUILTIN, BUILTIN_INT8)]
+    return own + [Named(name=Path(name).name, pack=find_pack(name)) for name in names]
 
 
 def milliseconds(packs: Sequence[Named], settings: Settings, batch: int) -> list[float]:
@@ -150,11 +145,11 @@ def print_accuracy(
         cells = [named.name, share(every.accuracy), share(held.accuracy)]
         cells += [f"{accuracy:.2%}" for accuracy in every.folds.accuracy]
         print("| " + " | ".join(cells) + " |")
-    for named, each in zip(packs[1:], faces[1:], strict=True):
-        if named.name == "builtin, int8":
-            cosine_N = agreement(faces[0], each)
-            low, mean = cosine_N.min(), cosine_N.mean()
-            print(f"\n{named.name} against float32: cosine {mean:.5f}, at least {low:.5f}")
+    cosine_N = agreement(faces[0], faces[1])
+    print(
+        f"\n{packs[1].name} against float32: cosine {cosine_N.mean():.5f}, at least "
+        f"{cosine_N.min():.5f}"
+    )
 
 
 def print_costs(packs: Sequence[Named], settings: Settings) -> None:
@@ -175,24 +170,21 @@ def main() -> None:
     parser.add_argument("pairs", help="pairs in LFW's format")
     parser.add_argument("packs", nargs="*", metavar="PACK")
     parser.add_argument("--detectors", nargs="*", default=[], metavar="PACK")
-    parser.add_argument("--int8", metavar="TWIN.onnx")
     parser.add_argument("--held-out", type=int, nargs="+", default=[6, 7], metavar="FOLD")
     parser.add_argument("--flip", choices=("none", "sum"), default="none")
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     settings = load(None, [f"embed.flip={given.flip}"])
-    with TemporaryDirectory() as work:
-        packs = opened(given.packs, given.int8, Path(work))
-        print_costs(packs, settings)
-        whole = open_source(given.pictures)
-        source, pairs = narrowed(whole, read_pair_list(Path(given.pairs), whole))
-        finders = [
-            packs[0],
-            *(Named(name=Path(d).name, pack=find_pack(d)) for d in given.detectors),
-        ]
-        for finder in finders:
-            faces = vectors(source, finder, packs, settings, given.workers)
-            print_accuracy(finder, packs, faces, pairs, given.held_out)
+    packs = opened(given.packs)
+    print_costs(packs, settings)
+    whole = open_source(given.pictures)
+    source, pairs = narrowed(whole, read_pair_list(Path(given.pairs), whole))
+    for finder in [
+        packs[0],
+        *(Named(name=Path(d).name, pack=find_pack(d)) for d in given.detectors),
+    ]:
+        faces = vectors(source, finder, packs, settings, given.workers)
+        print_accuracy(finder, packs, faces, pairs, given.held_out)
 
 
 if __name__ == "__main__":

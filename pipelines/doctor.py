@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from facepipe import ids
-from facepipe.builtin_pack import BUILTIN, LICENCE
+from facepipe.builtin_pack import BUILTIN, BUILTIN_INT8, LICENCE
 from facepipe.errors import FacepipeError
 from facepipe.packs import DetectorSpec, Pack, RecogniserSpec
 from pipelines.engines import usable_cores
@@ -145,7 +145,7 @@ def _file(pack: Pack, spec: DetectorSpec | RecogniserSpec) -> dict[str, Any]:
 
 
 def _licence(models: str) -> str:
-    own = f"builtin: {LICENCE}, as facepipe"
-    if models == BUILTIN:
+    own = f"{BUILTIN}, {BUILTIN_INT8}: {LICENCE}, as facepipe"
+    if models in (BUILTIN, BUILTIN_INT8):
         return own
     return f"{models}: its weights' own (insightface's: non-commercial research only); {own}"

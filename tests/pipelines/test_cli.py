@@ -227,7 +227,9 @@ def test_doctor_names_the_models_and_a_missing_pack(made_pack: Path) -> None:
         for name in ("det_made.onnx", "made_recogniser.onnx")
         for data in [(made_pack / name).read_bytes()]
     ]
-    assert checks["builtin"]["optional"] and "builtin: Apache-2.0" in checks["licence"]["detail"]
+    assert (
+        checks["builtin"]["optional"] and "builtin-int8: Apache-2.0" in checks["licence"]["detail"]
+    )
     bad = facepipe("doctor", "--models", "/nowhere/pack", "--json")
     assert bad.returncode == 4
     checks = {c["name"]: c for c in json.loads(bad.stdout)}
