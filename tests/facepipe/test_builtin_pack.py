@@ -38,10 +38,6 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAX_BYTES = dict(zip(MODELS, (1_000_000, 5_000_000, 5_000_000), strict=True))
 MAX_TOTAL_BYTES = 6_000_000
 
-shipped = pytest.mark.skipif(
-    not all((FOLDER / name).is_file() for name in MODELS), reason=f"no models in {FOLDER} yet"
-)
-
 # -- finding it: in a copy of facepipe with made models, as it would be installed -------------
 
 ASK = """
@@ -149,7 +145,6 @@ def test_the_licence_is_the_project_s() -> None:
     assert PYPROJECT["project"]["license"] == LICENCE
 
 
-@shipped
 def test_every_file_is_package_data_and_named_in_the_checksums() -> None:
     there = {path.name for path in FOLDER.iterdir()}
     assert there == {*MODELS, *CARDS, "pack.yaml", "SHA256SUMS"}
@@ -163,14 +158,12 @@ def test_every_file_is_package_data_and_named_in_the_checksums() -> None:
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
 
 
-@shipped
 def test_the_files_are_small() -> None:
     sizes = {name: (FOLDER / name).stat().st_size for name in MAX_BYTES}
     assert all(sizes[name] < most for name, most in MAX_BYTES.items()), sizes
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MAX_TOTAL_BYTES
 
 
-@shipped
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_a_plain_graph_and_nothing_else(name: str) -> None:
     data = (FOLDER / name).read_bytes()
@@ -180,18 +173,19 @@ def test_a_model_is_a_plain_graph_and_nothing_else(name: str) -> None:
     assert not model.functions and not model.training_info
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     # Exporters leave call stacks with the paths of the machine they ran on.
-    assert not any(trace in data for trace in (b".py", b"site-packages", b"pickle", b"/work"))
+    del model.graph.initializer[:]  # in whose bytes three letters may come by chance
+    words = model.SerializeToString()
+    assert not re.search(rb"\.py\W|site-packages|pickle|/work", words)
 
 
-@shipped
 def test_each_card_says_what_a_user_must_know() -> None:
     for name in CARDS:
         text = (FOLDER / name).read_text()
         said = (
             "licence",
             LICENCE,
-            "not (to )?be used",
-            "held out|kept out",
+            "[Nn]ot (to )?be used",
+            "[Hh]eld out|[Kk]ept[ -]out",
             "%",
             "python -m train",
         )
@@ -238,7 +232,6 @@ def cascade_box(pixels_HWC: npt.NDArray[np.uint8]) -> tuple[float, float, float,
     return left, top, left + face["width"], top + face["height"]
 
 
-@shipped
 @pytest.mark.parametrize("shrunk", [1, 2, 4])
 def test_the_one_face_is_found_where_it_is(astronaut: npt.NDArray[np.uint8], shrunk: int) -> None:
     left, top, right, bottom = cascade_box(astronaut)
@@ -256,7 +249,6 @@ def test_the_one_face_is_found_where_it_is(astronaut: npt.NDArray[np.uint8], shr
     assert eyes[:, 1].max() < points_52[2, 1] < mouth[:, 1].min()
 
 
-@shipped
 def test_nothing_is_found_on_noise_and_texture() -> None:
     rng = np.random.default_rng(3)
     noise = rng.integers(0, 256, (320, 320, 3), dtype=np.uint8)
@@ -265,7 +257,6 @@ def test_nothing_is_found_on_noise_and_texture() -> None:
     assert [len(found_on(picture)) for picture in (noise, stripes, 0 * noise)] == [0, 0, 0]
 
 
-@shipped
 def test_a_mirrored_face_is_the_same_person_and_six_others_are_not(
     astronaut: npt.NDArray[np.uint8],
 ) -> None:

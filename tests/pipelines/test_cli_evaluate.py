@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from facepipe.builtin_pack import BUILTIN, builtin_folder
-from facepipe.errors import ModelNotFound
 from pipelines.cli import app
 from tests import made
 
@@ -82,10 +81,7 @@ def test_a_table_for_people(crops: Path, made_pack: Path) -> None:
 def test_builtin_stands_beside_packs_that_it_is_not_one_of(
     crops: Path, made_pack: Path, packs: list[str], beside: bool
 ) -> None:
-    try:
-        places = {"made": str(made_pack), "builtin": str(builtin_folder())}
-    except ModelNotFound as error:
-        pytest.skip(str(error))
+    places = {"made": str(made_pack), "builtin": str(builtin_folder())}
     args = ["evaluate", str(crops / "photos"), "--pairs", str(crops / "pairs.txt"), "--dry-run"]
     result = CliRunner().invoke(app, [*args, "--json", *(p.format(**places) for p in packs)])
     assert result.exit_code == 0, result.output

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from facepipe.builtin_pack import BUILTIN, builtin_folder
-from facepipe.errors import ModelNotFound
+from facepipe.builtin_pack import BUILTIN
 from facepipe.packs import Pack, find_pack
+from facepipe.schema import Decision
 from facepipe.shards import open_dataset
 from pipelines.cli import app
 from pipelines.cli_demo import TRAIN_SETTINGS, train_a_little
@@ -32,31 +32,14 @@ from pipelines.verify import verify_dataset
 from tests.pipelines.report_pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-ASSETS = Path(os.environ.get("FACEPIPE_ASSETS", ROOT.parent / "shared" / "assets"))
 TORCH = importlib.util.find_spec("torch") is not None
 SURPRISES = 10  # of 93; the packs that were tried have two
 
 
 @pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """Return builtin, or a pack of two models of the assets."""
-    try:
-        builtin_folder()
-        return find_pack(BUILTIN)
-    except ModelNotFound:
-        pass
-    if not (ASSETS / "models").is_dir():
-        pytest.skip(f"neither {BUILTIN} is whole nor are there models in {ASSETS}")
-    folder = tmp_path_factory.mktemp("packs") / "small"
-    folder.mkdir()
-    for name in ("yunet_n_dynamic.onnx", "mobilefacenet_128d_dynbatch.onnx"):
-        (folder / name).symlink_to(ASSETS / "models" / name)
-    (folder / "pack.yaml").write_text(
-        "detector: {file: yunet_n_dynamic.onnx, head: yunet}\n"
-        "recogniser:\n  file: mobilefacenet_128d_dynbatch.onnx\n"
-        "  mean: [123.675, 116.28, 103.53]\n  std: [58.395, 57.12, 57.375]\n"
-    )
-    return find_pack(str(folder))
+def pack() -> Pack:
+    """Return builtin, as the command takes it."""
+    return find_pack(BUILTIN)
 
 
 @dataclass(frozen=True)
@@ -111,7 +94,7 @@ def test_few_things_surprise_and_what_needs_no_model_never_does(first: Ran) -> N
     assert [o.as_expected for o in pixels] == [True] * 2
     twice = by_name["person-1/same-file.jpg"], by_name["person-1/original.jpg"]
     assert len({o.face.face_id for o in twice if o.face is not None}) == 1
-    assert any(o.face is not None and o.face.reason == "same_bytes" for o in twice)
+    assert any(o.face is not None and o.face.decision == Decision.DUPLICATE for o in twice)
 
 
 def test_the_page_says_what_was_decided(first: Ran) -> None:

@@ -11,7 +11,7 @@ import pytest
 from facepipe import open_dataset
 from facepipe.builtin_pack import BUILTIN, default_note
 from facepipe.commits import record_key, write_shard
-from facepipe.errors import ModelMismatch, ModelNotFound
+from facepipe.errors import ModelMismatch
 from facepipe.packs import find_pack
 from facepipe.schema import FACES
 from facepipe.shards import Dataset, new_or_open_dataset
@@ -60,10 +60,7 @@ def test_vectors_of_the_same_model_or_the_first_ones_are_no_change(
 def test_who_goes_on_by_default_is_told_what_the_default_was(
     dataset: Dataset, photos: Path
 ) -> None:
-    try:
-        builtin = find_pack(BUILTIN)
-    except ModelNotFound as error:
-        pytest.skip(str(error))
+    builtin = find_pack(BUILTIN)
     settings = labelled_settings()
     said = str(model_change(dataset, embed_job(dataset, builtin, settings)))
     assert f"of {BUILTIN} " in said and said.endswith(default_note(BUILTIN))

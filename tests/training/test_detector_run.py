@@ -50,6 +50,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     resumed = train_detector(settings(), album, tmp_path / "stopped")
     expected, found = straight.state_dict(), resumed.state_dict()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    rescored = train_detector(settings(score_shift=-2.0), album, tmp_path / "stopped")
+    assert all(torch.equal(expected[name], w) for name, w in rescored.state_dict().items())
     with pytest.raises(UsageError, match="other settings"):
         train_detector(settings(batch=3), album, tmp_path / "stopped")
     for path in (tmp_path / "stopped" / "checkpoints").rglob("ema.safetensors"):
