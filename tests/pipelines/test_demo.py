@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
