@@ -16,9 +16,10 @@ if (($#)); then
 fi
 
 # The tests of pipelines mostly wait for processes that they start; the others compute, and
-# start nothing that those could meet (no cluster). Side by side, cut so that both
-# end at about the same time, they take little more than half of the whole.
-beside=(tests/facepipe tests/training tests/pipelines/test_{demo,evaluate,export,index,report}*.py)
+# start nothing that those could meet (no cluster). Side by side, cut so that both end at about
+# the same time, they take little more than half of the whole.
+beside=(tests/facepipe tests/training tests/infra
+    tests/pipelines/test_{demo,evaluate,export,index,overlap,partition,report,search}*.py)
 said="$(mktemp)"
 trap 'rm -f "$said"' EXIT
 "$python" -m pytest -p no:cacheprovider "${beside[@]}" >"$said" 2>&1 &
