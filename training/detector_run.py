@@ -5,7 +5,9 @@
 
 The teacher is a pack with a detector (YuNet's weights, Apache-2.0); WIDER is a folder of photos
 with labels.csv, of which every second photo by name is kept out. The same command goes on where
-a killed run stood, with the same weights. Progress goes to stderr, the file's path to stdout.
+a killed run stood, with the same weights. RUN holds run.json (settings, and a digest of photos,
+labels and teacher), labels.npz (what the teacher said), checkpoints/ and, at the end,
+detector.onnx. Progress goes to stderr, the file's path to stdout.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from training.detector_loss import Losses, LossSettings, detector_loss
 from training.detector_mosaics import Mosaics, MosaicSettings
 from training.detector_net import DetectorNet, NetSettings
 from training.detector_photos import labelled_half, people_of_folds, photos_in
-from training.detector_state import begin, read_state, write_state, write_whole
 from training.ema import WeightAverage
 from training.optimizers import AdamW, build_optimizer, set_rates
+from training.run_state import begin, read_state, write_state, write_whole
 from training.schedules import Cosine, factor
 
 EPOCH_PICTURES = 10_000  # an epoch of pictures that never repeat is only a unit of the schedule
@@ -108,7 +110,7 @@ def train_detector(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(net, settings.optimizer)
     average = WeightAverage(net, settings.ema_decay)
-    done = read_state(run, net, average, optimizer)
+    done = read_state(run, net, average, [optimizer])
     mosaics = Mosaics(album, settings.mosaics, settings.seed)
     steps = -(-settings.pictures // settings.batch)
     started, first = time.perf_counter(), done
@@ -130,7 +132,7 @@ def train_detector(
             )
         last = step + 1 == steps
         if last or (step + 1) % settings.checkpoint_steps == 0:
-            write_state(run, step + 1, net, average, optimizer)
+            write_state(run, step + 1, net, average, [optimizer])
         if stop is not None and stop(step + 1):
             break
     net.load_state_dict(average.state)

@@ -8,7 +8,6 @@ Legend: N faces, D dimensions of the teacher.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from training.face_windows import (
     without,
 )
 from training.recogniser_settings import RecogniserSettings
+from training.run_state import write_whole
 from training.tensor_file import read_tensors, tensor_bytes
 
 FACES = "faces.safetensors"
@@ -89,9 +89,7 @@ def save_faces(path: Path, gathered: Gathered) -> None:
         "names": torch.frombuffer(bytearray("\n".join(faces.names).encode()), dtype=torch.uint8),
         "taught": torch.from_numpy(gathered.taught_ND),
     }
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(tensor_bytes(tensors))
-    partial.replace(path)
+    write_whole(path, tensor_bytes(tensors))
 
 
 def read_faces(path: Path) -> Gathered:

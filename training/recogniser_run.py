@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,23 +26,21 @@ from torch import nn
 from facepipe.errors import FacepipeError, ModelMismatch
 from facepipe.packs import Pack, find_pack
 from training import taught_pool
-from training.checkpoint import checkpoints
-from training.export import onnx_bytes
+from training.export import HALF_RANGE, onnx_bytes
 from training.face_windows import FaceWindows
-from training.gathered_faces import Sources, gather
+from training.gathered_faces import Say, Sources, gather
 from training.int8_twin import int8_bytes
 from training.mirrored import Mirrored
 from training.recogniser_settings import RECIPE, RecogniserSettings, read_recipe
 from training.schedules import factor
 from training.stored_weights import stored_bytes
-from training.taught_batches import HALF_RANGE, TaughtBatches
+from training.taught_batches import TaughtBatches
 from training.taught_check import Check, HeldOut, OnnxNet
 from training.taught_learner import TaughtLearner
 
 RECOGNISER, TWIN = "recogniser.onnx", "recogniser_int8.onnx"
 CALIBRATION_PICTURES = 512  # that the twin's ranges are measured on
 SAY_EVERY_S = 30.0
-Say = Callable[[str], None]
 
 
 def fill_pool(
@@ -70,9 +67,8 @@ def train(
     held: HeldOut,
     settings: RecogniserSettings,
     say: Say,
-    stop: Callable[[], bool] = lambda: False,
-) -> nn.Module | None:
-    """Take the steps that are left; return the averaged net, or nothing where it was stopped."""
+) -> nn.Module:
+    """Take the steps that are left; return the averaged net."""
     learner = TaughtLearner(
         settings.backbone,
         settings.losses,
@@ -81,13 +77,11 @@ def train(
         ema_decay=settings.ema_decay,
         seed=settings.seed,
     )
-    saved = checkpoints(run / "checkpoints")
-    if saved:
-        learner.load(saved[-1])
+    learner.load(run)
     a_batch, epoch = settings.batch, len(batches) // settings.batch
     steps = max(1, round(settings.epochs * epoch))
     began, first, said = time.monotonic(), learner.step, 0.0
-    while learner.step < steps and not stop():
+    while learner.step < steps:
         step = learner.step
         rate = factor(
             settings.schedule,
@@ -107,14 +101,14 @@ def train(
                 f"{left_min:.0f} min left; {shown}"
             )
         if learner.step % settings.check_every == 0 or learner.step == steps:
-            learner.save(run / "checkpoints")
+            learner.save(run)
             check = held.check(learner.averaged(settings.backbone))
             _note(run, learner.step, check)
             say(
                 f"step {learner.step}: {check.accuracy:.4f} of the test folds' pairs, "
                 f"cosine {check.cosine:.4f}"
             )
-    return learner.averaged(settings.backbone) if learner.step >= steps else None
+    return learner.averaged(settings.backbone)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,7 +150,6 @@ def run_recipe(
     folds = [fold - 1 for fold in settings.test]
     held = HeldOut(test.faces, test.taught_ND, sources.pairs, folds)
     net = train(run, batches, held, settings, say)
-    assert net is not None  # nobody asked it to stop
     return _export(run, net, batches, settings, held, say)
 
 

@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.export import HALF_RANGE
 from training.face_mixes import NO_SOURCE
 from training.face_windows import NOBODY
 from training.keyed_random import key_of, permutation
 from training.taught_pool import read_file
 
+NO_EPOCH = -1
 _ORDER = 42  # what a key is for: training.keyed_random
-HALF_RANGE = 127.5  # 0..255 to a backbone's [-1, 1]
 
 
 class TaughtBatches:
@@ -31,6 +32,7 @@ class TaughtBatches:
         self._jpeg = [jpeg for file in read for jpeg in file.jpeg]
         self._target_ND = _unit(np.concatenate([file.embedding_PD for file in read]))
         self._source_N = np.concatenate([file.source_P for file in read])
+        self._epoch = NO_EPOCH  # whose order is at hand
 
     def __len__(self) -> int:
         """Return N."""
@@ -65,7 +67,7 @@ class TaughtBatches:
         Step counts from 0; an epoch is as many whole batches as the pool has.
         """
         epoch, place = divmod(step, len(self) // size)
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             self._order = permutation(key_of(seed, _ORDER, epoch), len(self))
         chosen_B = self._order[place * size : (place + 1) * size]

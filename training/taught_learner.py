@@ -9,9 +9,6 @@ Legend: B samples, D dimensions.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from facepipe.errors import CorruptData, ModelMismatch
 from training.backbone import BackboneSettings, build_backbone
-from training.checkpoint import checkpoints, step_folder
 from training.distill import embedding_losses, pair_weights, similarity_losses, weighted_mean
 from training.ema import WeightAverage
 from training.keyed_random import key_of
 from training.metric_losses import unit
 from training.muon import Muon
 from training.optimizers import BASE_LR, set_rates
-from training.tensor_file import read_tensors, tensor_bytes
+from training.run_state import read_state, write_state
 
 _FIRST_WEIGHTS = 41  # what a key is for: training.keyed_random
 COLOURS = 3  # inputs of the first convolution
-STATE = "state.json"
-KEEP = 2  # checkpoints
 
 
 class LossSettings(BaseModel):
@@ -61,10 +54,9 @@ class TaughtOptimizer(BaseModel):
 
 def build_optimizers(net: nn.Module, settings: TaughtOptimizer) -> list[torch.optim.Optimizer]:
     """Return the two optimisers of a net's parameters."""
-    all_ = dict(net.named_parameters())
-    muon = [p for name, p in all_.items() if p.ndim == 4 and p.shape[1] != COLOURS]
+    muon = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] != COLOURS]
     chosen = set(map(id, muon))
-    others = [p for p in all_.values() if id(p) not in chosen]
+    others = [p for p in net.parameters() if id(p) not in chosen]
     adamw = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
@@ -128,68 +120,13 @@ class TaughtLearner:
         net.load_state_dict(self.average.state)
         return net.eval()
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint, whole or not at all; older ones go, but for `KEEP`."""
-        final = step_folder(folder, self.step)
-        partial = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        files = {
-            "student.safetensors": tensor_bytes(self.student.state_dict()),
-            "ema.safetensors": tensor_bytes(self.average.state),
-            "optimizer.safetensors": tensor_bytes(self._moments()),
-            STATE: json.dumps({"step": self.step}).encode() + b"\n",
-        }
-        for name, data in files.items():
-            with (partial / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in checkpoints(folder)[:-KEEP]:
-            shutil.rmtree(old)
+    def save(self, run: Path) -> None:
+        """Write a checkpoint of the run, whole or not at all."""
+        write_state(run, self.step, self.student, self.average, self.optimizers)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+    def load(self, run: Path) -> None:
+        """Go on from the run's newest checkpoint, if there is one.
 
         Raises CorruptData where it is damaged, ModelMismatch where it is of another net.
         """
-        try:
-            self.step = int(json.loads((path / STATE).read_bytes())["step"])
-            read = {
-                name: read_tensors((path / f"{name}.safetensors").read_bytes(), str(path))
-                for name in ("student", "ema", "optimizer")
-            }
-        except (OSError, ValueError, KeyError) as error:
-            raise CorruptData(
-                f"{path} cannot be read: remove it, and the run goes on from the one before it"
-            ) from error
-        try:
-            self.student.load_state_dict(read["student"])
-        except RuntimeError as error:
-            raise ModelMismatch(f"{path} is of another net: give a folder of its own") from error
-        self.average.load(read["ema"])
-        self._load_moments(read["optimizer"])
-
-    def _moments(self) -> dict[str, Tensor]:
-        names = {parameter: name for name, parameter in self.student.named_parameters()}
-        return {
-            f"{names[parameter]}.{key}": torch.as_tensor(value)
-            for optimizer in self.optimizers
-            for parameter, state in optimizer.state.items()
-            for key, value in state.items()
-        }
-
-    def _load_moments(self, tensors: dict[str, Tensor]) -> None:
-        of_name: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            owner, _, key = name.rpartition(".")
-            of_name.setdefault(owner, {})[key] = value
-        names = {parameter: name for name, parameter in self.student.named_parameters()}
-        for optimizer in self.optimizers:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                for key, value in of_name.get(names[parameter], {}).items():
-                    if value.shape == parameter.shape:  # in the parameter's order of memory
-                        value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-                    optimizer.state[parameter][key] = value
+        self.step = read_state(run, self.student, self.average, self.optimizers)

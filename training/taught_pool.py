@@ -30,6 +30,7 @@ from facepipe.models import ModelSettings
 from facepipe.packs import Pack
 from training.face_mixes import MixSettings, make_picture
 from training.face_windows import FaceWindows
+from training.run_state import write_whole
 from training.tensor_file import read_tensors, tensor_bytes
 
 DESCRIPTION = "pool.json"
@@ -88,7 +89,7 @@ class Maker:
     def make(self, number: int) -> None:
         """Write a file of the pool."""
         made = _made(number, self._faces, self._teacher, self._settings, self._seed)
-        _write(file_of(self._folder, number), made)
+        write_whole(file_of(self._folder, number), tensor_bytes(made))
 
 
 _maker: list[Maker] = []  # of a worker process
@@ -159,9 +160,3 @@ def _encoded(
 def file_of(folder: Path, number: int) -> Path:
     """Return where a file of a pool lies."""
     return folder / f"{number:05d}.safetensors"
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(tensor_bytes(tensors))
-    partial.replace(path)

@@ -52,9 +52,12 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
     for step in range(3):
         begun.learn(*batch(step), 1.0)
         begun.save(tmp_path)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000002",
+        "step-00000003",
+    ]
     resumed = made_learner()
-    resumed.load(checkpoints(tmp_path)[-1])
+    resumed.load(tmp_path)
     for step in range(resumed.step, 5):
         resumed.learn(*batch(step), 1.0)
     expected, found = state_of(straight), state_of(resumed)
@@ -66,13 +69,13 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     learner = made_learner()
     learner.learn(*batch(0), 1.0)
     learner.save(tmp_path)
-    path = checkpoints(tmp_path)[-1]
+    path = checkpoints(tmp_path / "checkpoints")[-1]
     with pytest.raises(ModelMismatch):
-        made_learner(BackboneSettings(name="plain_s", dim=16)).load(path)
-    file = path / "student.safetensors"
+        made_learner(BackboneSettings(name="plain_s", dim=16)).load(tmp_path)
+    file = path / "net.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(CorruptData):
-        made_learner().load(path)
+        made_learner().load(tmp_path)
 
 
 def test_every_parameter_has_one_optimiser() -> None:

@@ -1,11 +1,7 @@
-"""The state of a detector's training on disk: written whole or not at all.
+"""The state of a builtin model's training on disk: written whole or not at all.
 
-    RUN/
-      run.json            settings, and a digest of photos, labels and teacher
-      labels.npz          what the teacher said
-      checkpoints/step-00000123/
+    RUN/checkpoints/step-00000123/
         net.safetensors  ema.safetensors  optimizer.safetensors  state.json
-      detector.onnx       at the end
 
 As in ``training.checkpoint``, a folder is renamed to its name when its files are on the disk, so
 that one that is there is whole; the pictures of a step follow from its number.
@@ -16,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +51,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_state(
-    run: Path, step: int, net: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer
+    run: Path,
+    step: int,
+    net: nn.Module,
+    average: WeightAverage,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """Write a checkpoint after a step, then remove all but the newest."""
     final = step_folder(run / "checkpoints", step)
@@ -64,7 +64,7 @@ def write_state(
     partial.mkdir(parents=True)
     _write(partial / "net.safetensors", tensor_bytes(net.state_dict()))
     _write(partial / "ema.safetensors", tensor_bytes(average.state))
-    _write(partial / "optimizer.safetensors", tensor_bytes(_optimizer_state(net, optimizer)))
+    _write(partial / "optimizer.safetensors", tensor_bytes(_optimizer_state(net, optimizers)))
     _write(partial / "state.json", json.dumps({"step": step}).encode())
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
@@ -73,7 +73,10 @@ def write_state(
 
 
 def read_state(
-    run: Path, net: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer
+    run: Path,
+    net: nn.Module,
+    average: WeightAverage,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> int:
     """Go on from the newest checkpoint; return its step, 0 where there is none.
 
@@ -88,23 +91,36 @@ def read_state(
     except RuntimeError as error:
         raise ModelMismatch(f"{folder} is of another net: resume with its settings") from error
     average.load(_read(folder / "ema.safetensors"))
-    stored = _read(folder / "optimizer.safetensors")
-    for name, parameter in net.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = stored[f"{name}.{key}"]
-            if value.shape == parameter.shape:  # in the parameter's order of memory
-                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-            optimizer.state[parameter][key] = value
+    _load_optimizers(net, optimizers, _read(folder / "optimizer.safetensors"))
     step: int = json.loads((folder / "state.json").read_bytes())["step"]
     return step
 
 
-def _optimizer_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_state(
+    net: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": torch.as_tensor(value)
         for name, parameter in net.named_parameters()
-        for key, value in optimizer.state[parameter].items()
+        for optimizer in optimizers
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _load_optimizers(
+    net: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
+    of_name: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        owner, _, key = name.rpartition(".")
+        of_name.setdefault(owner, {})[key] = value
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    for optimizer in optimizers:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            for key, value in of_name.get(names[parameter], {}).items():
+                if value.shape == parameter.shape:  # in the parameter's order of memory
+                    value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+                optimizer.state[parameter][key] = value
 
 
 def _read(path: Path) -> dict[str, Tensor]:
