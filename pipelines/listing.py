@@ -12,6 +12,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,11 +37,13 @@ _SCHEMA = pa.schema(
         pa.field("generation", pa.int32(), nullable=False),  # the run that brought the shard
     ]
 )
-# Photos a shard, and how many shards are aimed at: few photos are shared out among all workers;
-# many make shards of about five seconds, which is what a death costs and what a worker holds;
-# from a million photos on shards grow instead, for files that a table's readers can still list.
-_FEWEST, _MOST, _SHARDS = 4, 64, 24
+# Photos a shard, and how many shards are aimed at: few photos are shared out among all workers,
+# but not in shards of less than a second, since every later run opens their files; many make
+# shards of about five seconds, which is what a death costs and what a worker holds; from a
+# million photos on shards grow instead, for files that a table's readers can still list.
+_FEWEST, _MOST, _SHARDS = 16, 64, 24
 _MOST_EVER, _MANY_SHARDS = 256, 16_384
+_LAST_SHARDS, _LAST_PARTS = 2, 4  # the last are cut in parts: workers end at about one time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +118,8 @@ def extend(
     generation = dict(listing.generation)
     next_generation = max(generation.values(), default=-1) + 1
     loose = [e for e in new if e.kind is None]
-    size = shard_rows(len(loose), shard_photos)
-    groups = [loose[start : start + size] for start in range(0, len(loose), size)]
+    rest = iter(loose)
+    groups = [list(islice(rest, size)) for size in _sizes(len(loose), shard_photos)]
     first = max((int(shard) for shard in shards), default=-1) + 1
     shards = {shard: entries for shard, entries in shards.items() if entries}
     for number, group in enumerate([*groups, *([e] for e in new if e.kind is not None)], first):
@@ -129,6 +132,15 @@ def shard_rows(photos: int, asked: int | None) -> int:
     """Return how many photos a shard has."""
     few = min(_MOST, max(_FEWEST, -(-photos // _SHARDS)))
     return asked or max(few, min(_MOST_EVER, -(-photos // _MANY_SHARDS)))
+
+
+def _sizes(photos: int, asked: int | None) -> list[int]:
+    """Return how many photos each new shard has; without a wish the last ones are smaller."""
+    size = shard_rows(photos, asked)
+    small = size if asked else max(_FEWEST, size // _LAST_PARTS)
+    whole = max(0, photos // size - _LAST_SHARDS) if small < size else photos // size
+    full, rest = divmod(photos - whole * size, small)
+    return [size] * whole + [small] * full + [rest] * (rest > 0)
 
 
 def _tonight(old: Entry, now: dict[str, Entry], drop_gone: bool) -> Entry | None:
