@@ -145,11 +145,11 @@ def _claims(
     for start in range(0, len(order), READ_PAIRS):
         block = order[start : start + READ_PAIRS]
         first, second, mirrored = pairs_P2[block, 0], pairs_P2[block, 1], mirrored_P[block]
+        cosine = crops.cosines(first, second)
+        hit = cosine >= settings.min_similarity  # first: it costs a thousandth of the other
+        first, second, mirrored, cosine = first[hit], second[hit], mirrored[hit], cosine[hit]
         sure = crops.probabilities(first, second, mirrored)
         hit = sure >= settings.min_confidence
-        first, second, mirrored, sure = first[hit], second[hit], mirrored[hit], sure[hit]
-        cosine = crops.cosines(first, second)
-        hit = cosine >= settings.min_similarity
         first, second, mirrored = first[hit], second[hit], mirrored[hit]
         fresh = stars.kept_F[crops.face_C[second]] == crops.face_C[second]
         _, best = np.unique(second, return_index=True)  # the first of each: the best claims it

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -247,7 +246,7 @@ class Ledger:
                 "plan_id": plan.plan_id,
                 "complete": len(commits) == len(plan.shards),
                 "counts": total_counts(commits),
-                "files": [asdict(f) for c in commits for f in c.files],
+                "files": [f.as_json() for c in commits for f in c.files],
                 **_generations(commits),
             }
         self.put(MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())

@@ -63,8 +63,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _label(path: str, root: str) -> str | None:
-    parts = Path(path).relative_to(root).parts
-    return uri_of(parts[0]) if len(parts) > 1 else None
+    top, below, _ = path.removeprefix(root).lstrip(os.sep).partition(os.sep)
+    return uri_of(top) if below else None
 
 
 def _entry(path: str, label: str | None, problem: str | None = None) -> Entry:

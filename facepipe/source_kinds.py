@@ -54,6 +54,9 @@ def with_kinds(entries: Iterable[Entry], root: str, settings: SourceSettings) ->
             label = None if given else entry.source_label
             entry = replace(entry, kind=kind, source_label=label)
         kept.append(entry)
+    if not records:
+        yield from kept
+        return
     folders = {posixpath.dirname(stem) for stem in records}
     for entry in kept:
         stem, suffix = posixpath.splitext(entry.uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from facepipe.dedup import DedupSettings, find_duplicates
 from facepipe.schema import CROP_GREY_PX, DUPLICATES
 from facepipe.shards import Dataset
 from facepipe.store import open_store
-from pipelines.partition import vectors_by_shard
+from pipelines.partition import KEPT_BYTES, vectors_by_shard
 from pipelines.runners import ONE_CORE, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
@@ -88,7 +89,8 @@ def _counted(decisions: pa.ChunkedArray) -> dict[str, int]:
 class StoredGreys:
     """The small grey pictures of a dataset's crops; rows are read when asked for.
 
-    Used as an array of shape (N, 48, 48) is: ``greys[rows]``, in the order of the shards.
+    Used as an array of shape (N, 48, 48) is: ``greys[rows]``, in the order of the shards. The
+    files read last are kept, 32 MB of them.
     """
 
     def __init__(self, dataset: Dataset, files: Sequence[ShardFile]) -> None:
@@ -96,6 +98,8 @@ class StoredGreys:
         self._dataset = dataset
         self._files = files
         self._starts = np.cumsum([0, *(f.rows for f in files)])
+        most = max((f.rows for f in files), default=1) * CROP_GREY_PX**2
+        self._pictures = lru_cache(max(1, KEPT_BYTES // max(1, most)))(self._read)
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the pictures of rows. Raises CorruptData."""
@@ -105,10 +109,12 @@ class StoredGreys:
         ends = np.searchsorted(file_N[order], np.arange(len(self._files) + 1))
         for file in np.flatnonzero(np.diff(ends)).tolist():
             here = order[ends[file] : ends[file + 1]]
-            column = self._dataset.read(self._files[file], ["crop_grey"]).column("crop_grey")
-            pictures = fixed_rows(column, CROP_GREY_PX**2)
-            found[here] = pictures[rows[here] - self._starts[file]]
+            found[here] = self._pictures(file)[rows[here] - self._starts[file]]
         return found.reshape(-1, CROP_GREY_PX, CROP_GREY_PX)
+
+    def _read(self, file: int) -> npt.NDArray[np.uint8]:
+        column = self._dataset.read(self._files[file], ["crop_grey"]).column("crop_grey")
+        return fixed_rows(column, CROP_GREY_PX**2)
 
 
 def dedup_plan(dataset: Dataset, settings: Settings) -> tuple[DedupJob, Plan, list[ShardTask]]:

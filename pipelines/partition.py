@@ -32,6 +32,7 @@ TABLE = "by_label"
 VERSION = 1  # of the table; raised when the same faces would give other bytes
 FACE_COLUMNS = ("face_id", "uri", "member", "source_label", "status")
 EMBEDDING_COLUMNS = ("face_id", "vector", "status")
+KEPT_BYTES = 1 << 25  # of what was read last: small sets are asked for the same files again
 
 Int64 = npt.NDArray[np.int64]
 Float16 = npt.NDArray[np.float16]
@@ -132,9 +133,10 @@ class _Span:
 class StoredVectors:
     """The vectors of a table's rows, in float16; rows are read when asked for.
 
-    Used as an array of shape (N, D) is: ``vectors[rows]``. Spans read last are kept, as many
-    as there are files and twice over, for readers that go through the rows in another order
-    than the files have them: two at a time, each through the middle of every file.
+    Used as an array of shape (N, D) is: ``vectors[rows]``. Spans read last are kept: 32 MB of
+    them, and at least as many as there are files and twice over, for readers that go through
+    the rows in another order than the files have them: two at a time, each through the middle
+    of every file.
     """
 
     def __init__(self, dataset: Dataset, spans: Sequence[_Span], files: int, dim: int) -> None:
@@ -143,7 +145,8 @@ class StoredVectors:
         self._spans = spans
         self._starts = np.cumsum([0, *(len(s.rows) for s in spans)])
         self._kept: OrderedDict[int, Float16] = OrderedDict()
-        self._room = 2 * files + 2
+        span_bytes = 2 * dim * max((len(s.rows) for s in spans), default=1)
+        self._room = max(2 * files + 2, KEPT_BYTES // max(1, span_bytes))
         self.shape = (int(self._starts[-1]), dim)
 
     def __getitem__(self, rows: Int64) -> Float16:

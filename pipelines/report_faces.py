@@ -6,7 +6,7 @@ number below means that order. Legend: N faces.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -154,47 +154,68 @@ def read_faces(dataset: Dataset) -> tuple[FaceRows, dict[str, str]]:
 
 
 def _read(dataset: Dataset, name: str) -> tuple[pa.Table, dict[str, Coded]]:
-    """Return a table in the order of (face_id, uri, member), its repeated texts apart.
-
-    Column by column, so that no more than one column of text is there as it is stored.
-    """
+    """Return a table in the order of (face_id, uri, member), its repeated texts apart."""
     files = dataset.files(name)
     few, others = _COLUMNS[name]
     schema = {"faces": FACES, "duplicates": DUPLICATES, "decisions": DECISIONS}[name]
+    parts: dict[str, list[pa.Array]] = {c: [] for c in ("face_id", *others)}
+    coded = {c: _Coding() for c in few}
+    for file in files:
+        for column, values in _columns(dataset, file, [*parts, *few]):
+            if column in coded:
+                coded[column].add(values)
+            else:
+                parts[column] += values.chunks
     where = [
         np.repeat(np.arange(len(files), dtype=np.int32), [f.rows for f in files]),
         np.concatenate(
             [np.empty(0, np.int32), *(np.arange(f.rows, dtype=np.int32) for f in files)]
         ),
     ]
-    ids = _column(dataset, files, "face_id", pa.string())
+    ids = _whole(parts.pop("face_id"), pa.string())
     order = _order(dataset, files, ids, *where)
     columns = {"face_id": ids.take(pa.array(order))}
     del ids
     for column in others:
-        values = _column(dataset, files, column, schema.field(column).type)
+        values = _whole(parts.pop(column), schema.field(column).type)
         columns[column] = values.take(pa.array(order))
     columns |= {"file": pa.array(where[0][order]), "row": pa.array(where[1][order])}
-    return pa.table(columns), {c: _coded(dataset, files, c, order) for c in few}
+    return pa.table(columns), {c: coding.coded(order) for c, coding in coded.items()}
 
 
-def _column(dataset: Dataset, files: Sequence[ShardFile], name: str, kind: pa.DataType) -> pa.Array:
-    parts = [pa.chunked_array([], kind), *(dataset.read(f, [name])[name] for f in files)]
-    return pa.chunked_array([c for part in parts for c in part.chunks], kind).combine_chunks()
+def _columns(
+    dataset: Dataset, file: ShardFile, names: Sequence[str]
+) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """Yield columns of a file; of a large one so that one of text is there as it is stored."""
+    together = [names] if file.rows <= SLICE_ROWS else [[name] for name in names]
+    for some in together:
+        table = dataset.read(file, some)
+        yield from zip(some, (table[name] for name in some), strict=True)
 
 
-def _coded(dataset: Dataset, files: Sequence[ShardFile], name: str, order: Int64) -> Coded:
-    codes, places = [np.empty(0, np.int32)], dict[str, int]()
-    for file in files:
-        encoded = dataset.read(file, [name])[name].combine_chunks().dictionary_encode()
+def _whole(chunks: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
+    return pa.chunked_array(chunks, kind).combine_chunks()
+
+
+class _Coding:
+    """A column of text as it is read, file after file, each distinct value held once."""
+
+    def __init__(self) -> None:
+        self._codes, self._places = [np.empty(0, np.int32)], dict[str, int]()
+
+    def add(self, values: pa.ChunkedArray) -> None:
+        encoded = values.combine_chunks().dictionary_encode()
         texts = encoded.dictionary.to_pylist()
-        own = [places.setdefault(text, len(places)) for text in texts]
+        own = [self._places.setdefault(text, len(self._places)) for text in texts]
         lookup = np.array([*own, -1], np.int32)
-        codes.append(lookup[encoded.indices.fill_null(len(own)).to_numpy(zero_copy_only=False)])
-    names = sorted(places)
-    rank = np.full(len(names) + 1, -1, np.int32)
-    rank[[places[n] for n in names]] = np.arange(len(names))
-    return Coded(names=names, code_N=rank[np.concatenate(codes)[order]])
+        codes = encoded.indices.fill_null(len(own)).to_numpy(zero_copy_only=False)
+        self._codes.append(lookup[codes])
+
+    def coded(self, order: Int64) -> Coded:
+        names = sorted(self._places)
+        rank = np.full(len(names) + 1, -1, np.int32)
+        rank[[self._places[n] for n in names]] = np.arange(len(names))
+        return Coded(names=names, code_N=rank[np.concatenate(self._codes)[order]])
 
 
 def _order(

@@ -31,6 +31,25 @@ def test_photos_fill_shards_and_a_container_has_its_own() -> None:
     assert list(FIRST.photos()) == ["000000", "000001"] and list(FIRST.containers()) == ["000002"]
 
 
+@pytest.mark.parametrize(
+    ("photos", "sizes"),
+    [
+        (3, [3]),
+        (90, [16] * 5 + [10]),
+        (1_000, [42] * 21 + [16] * 7 + [6]),
+        (10_000, [64] * 154 + [16] * 9),
+    ],
+)
+def test_shards_are_neither_many_nor_large_and_the_last_are_smaller(
+    photos: int, sizes: list[int]
+) -> None:
+    listing = extend(Listing(), entries(*(f"{i:05d}" for i in range(photos))), None)
+    assert [len(e) for e in listing.shards.values()] == sizes
+    assert [e.uri for es in listing.shards.values() for e in es] == [
+        f"/in/{i:05d}" for i in range(photos)
+    ]
+
+
 def test_what_is_new_comes_after_what_is_there() -> None:
     found = [*entries("0", "a", "b", "c"), *entries("s.tar", "t.tar", kind="tar")]
     second = extend(FIRST, found, 2)
