@@ -283,9 +283,7 @@ def test_any_rows_can_be_asked_for(small: None, tmp_path: Path, order: str) -> N
     assert known["vector"].null_count == 5
 
 
-def test_few_vectors_are_held(
-    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_vectors_are_held(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.partition.KEPT_BYTES", 0)
     dataset = make(tmp_path, 6)
     both(dataset)
