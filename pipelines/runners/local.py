@@ -28,6 +28,10 @@ class LocalRunner(PoolRunner):
         """Start a pool of spawned processes; a machine has no scheduler to ask."""
         return ProcessPool(workers)
 
+    def placed_by(self, resources: Resources) -> Resources:
+        """Return the same for all: one pool stays up from step to step, whatever a step asks."""
+        return Resources()
+
 
 class ProcessPool:
     """Spawned processes that end with their parent."""

@@ -53,6 +53,10 @@ class PoolRunner(ABC):
     def start(self, workers: int, resources: Resources) -> Pool:
         """Start a pool."""
 
+    def placed_by(self, resources: Resources) -> Resources:
+        """Return what of these a pool is started for; jobs for which it is alike share one."""
+        return resources
+
     def __enter__(self) -> Self:
         """Return the runner."""
         return self
@@ -63,7 +67,7 @@ class PoolRunner(ABC):
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Open and check workers of these jobs. See `pipelines.runners.Runner.check`."""
-        for _, alike in groupby(jobs, key=lambda job: job.resources):
+        for _, alike in groupby(jobs, key=lambda job: self.placed_by(job.resources)):
             for future in [self._started(job).submit(check_job, job) for job in alike]:
                 try:
                     future.result()
@@ -141,10 +145,11 @@ class PoolRunner(ABC):
         return fresh
 
     def _started(self, job: Job) -> Pool:
-        if self._pool is not None and self._resources != job.resources:
+        resources = self.placed_by(job.resources)
+        if self._pool is not None and self._resources != resources:
             self._close(kill=False)
         if self._pool is None:
-            self._pool, self._resources = self.start(self.workers, job.resources), job.resources
+            self._pool, self._resources = self.start(self.workers, resources), resources
         return self._pool
 
     def _close(self, kill: bool) -> None:

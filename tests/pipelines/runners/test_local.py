@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.runners import Runner
+from pipelines.runners import Resources, Runner
 from pipelines.runners.local import LocalRunner
+from tests.pipelines.runners import contract
 from tests.pipelines.runners.contract import RunnerContract
 
 
@@ -19,6 +20,18 @@ def start(workers: int, retries: int) -> Runner:
 
 class TestLocal(RunnerContract):
     runner = staticmethod(start)
+
+
+def test_steps_share_their_processes_whatever_they_ask(tmp_path: Path) -> None:
+    pids = []
+    with LocalRunner(1) as runner:
+        for step, cores in (("detect", 1.0), ("clean", 2.0), ("index", 1.0)):
+            job = contract.Job(str(tmp_path / step), resources=Resources(num_cpus=cores))
+            Path(job.folder).mkdir()
+            runner.map(job, contract.tasks(a=["x"]), lambda *_: None)
+            assert runner._pool is not None
+            pids.append(list(runner._pool._executor._processes))  # type: ignore[attr-defined]
+    assert len(pids[0]) == 1 and pids[0] == pids[1] == pids[2]
 
 
 def alive(pid: int) -> bool:
