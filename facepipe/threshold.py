@@ -48,7 +48,7 @@ PAIRS_WEIGH_PEOPLE = 100  # with so many people, fit and pairs count the same
 MAX_PROBES = 2000  # of which FPIR 0.01 is 20
 FACES_PER_PERSON = 5  # a person's faces agree about who looks like them: more say little
 FIT_QUANTILES = np.linspace(0.5, 0.9, 25)
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 2048
 MIN_SAME_PHOTO_PAIRS = 1000
 MAX_FACES_PER_PHOTO = 20  # a crowd gives pairs with the square of its size
 FACES_PER_UNKNOWN = 4  # faces a person is guessed to have, to weigh unlabelled data
@@ -166,8 +166,8 @@ def _spread(codes_N: Int64, seed: int) -> Int64:
 
 def _different_people(vectors_PD: Vectors, codes_P: Int64) -> Strangers | None:
     wide = vectors_PD.astype(np.float32)
-    first, second = np.triu_indices(len(wide), 1)
-    return _fitted((wide @ wide.T)[first, second][codes_P[first] != codes_P[second]])
+    rows = enumerate(wide @ wide.T, 1)
+    return _fitted(_joined([row[i:][codes_P[i:] != codes_P[i - 1]] for i, row in rows]))
 
 
 def _nobody_named(
@@ -189,8 +189,13 @@ def _nobody_named(
 
 
 def _upper(vectors_SD: Vectors) -> NDArray[np.float32]:
+    """Return the scores of all pairs. Row by row: indices of all take eight times the room."""
     wide = vectors_SD.astype(np.float32)
-    return (wide @ wide.T)[np.triu_indices(len(wide), 1)]
+    return _joined([row[i:] for i, row in enumerate(wide @ wide.T, 1)])
+
+
+def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([np.empty(0, np.float32), *parts])
 
 
 def _same_photo(
@@ -201,8 +206,7 @@ def _same_photo(
     starts = np.flatnonzero(np.diff(photos_N[order], prepend=-1))
     groups = [g for g in np.split(order, starts[1:]) if len(g) > 1]
     taken = sorted(rng.permutation(len(groups))[:MAX_PROBES])
-    parts = [_upper(vectors_ND[groups[i][:MAX_FACES_PER_PHOTO]]) for i in taken]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    return _joined([_upper(vectors_ND[groups[i][:MAX_FACES_PER_PHOTO]]) for i in taken])
 
 
 def _fitted(scores: NDArray[np.float32]) -> Strangers | None:

@@ -28,6 +28,7 @@ from pipelines.detect_plan import (
 from pipelines.listing import Listing, extend, read_listing, write_listing
 from pipelines.progress import Progress
 from pipelines.runners import Job, Runner, ShardTask
+from pipelines.runners.process import give_memory_back
 from pipelines.stage import StepReport, missing, run_step
 
 STEPS = ("detect", "embed", "dedup", "clean")
@@ -209,6 +210,7 @@ def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _I
     """Store what a step's later readers need to know, before its first shard."""
     if plan.step in (members.STEP, detect.STEP):
         write_listing(dataset, inputs.listing)
+        give_memory_back()  # what the listing took as a table
     if plan.step == detect.STEP:
         save_retries(dataset, inputs.retries)
     if plan.step.startswith("embed-"):
