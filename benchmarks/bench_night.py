@@ -4,7 +4,7 @@
 
 Links the photos into a folder, curates them, curates again with nothing new, then with the
 share that was held back; prints seconds and CPU seconds of each. Start-up is what a first run
-with two photos costs: processes, models and every step once.
+with a photo for each worker costs: processes, models and every step once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         def link(some: list[Path], where: str = "in") -> None:
             link_photos(some, args.photos.resolve(), folder / where)
 
-        def curate(name: str, where: str = "in") -> Cost:
+        def curate(name: str, where: str = "in", *more: str) -> Cost:
             cost = run(
                 [
                     sys.executable,
@@ -56,6 +56,7 @@ def main() -> None:
                     "--workers",
                     args.workers,
                     "--quiet",
+                    *more,
                 ]
             )
             if cost.returncode:
@@ -69,8 +70,8 @@ def main() -> None:
         link(late)
         night = curate(f"{len(late)} new photos")
         idle = curate("the same again")
-        link(photos[:2], "two")
-        start_up = curate("start-up: two photos", "two")
+        link(photos[: int(args.workers)], "few")
+        start_up = curate("start-up", "few", "--set", "run.shard_photos=1")
         for name, cost, less in (
             ("again", again, None),
             ("night", night, None),

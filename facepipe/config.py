@@ -60,7 +60,7 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shard_photos: int | None = Field(
-        None, ge=1, description="photos a shard; by default 4 to 256, growing with the input"
+        None, ge=1, description="photos a shard; by default 16 to 256, growing with the input"
     )
     photo_timeout_s: int = Field(
         120, ge=1, description="a photo that takes longer is quarantined as crashed"

@@ -25,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facepipe import ids
+from facepipe.allocator import keep_freed
 from facepipe.errors import ConfigError, FacepipeError
 from facepipe.packs import find_pack
 from training.detector_album import Photo, album_of
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: Any) -> Path:
     settings = load(given.recipe)
     torch.set_num_threads(settings.threads)
+    keep_freed()  # a step's maps, for the next step
     left_out = people_of_folds(given.people, given.leave_out_folds) if given.people else set()
     sources = [*photos_in(given.photos, left_out), *labelled_half(given.wider, training=True)]
     labels = given.out / "labels.npz"

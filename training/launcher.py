@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from facepipe import errors
+from facepipe.allocator import keep_freed
 from facepipe.errors import FacepipeError, UsageError
 from facepipe.packs import find_pack
 from training.ranks import is_first, launched
@@ -69,6 +70,7 @@ def train_rank(
     stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Be one rank of a run: the only one, or one that torchrun or Ray started."""
+    keep_freed()  # a step's maps, for the next step
     with launched():
         samples, lineage = open_samples(launch.sources, launch.settings.data.samples)
         detector = None if launch.detector is None else find_pack(launch.detector)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from facepipe.allocator import keep_freed
 from facepipe.errors import FacepipeError, ModelMismatch
 from facepipe.packs import Pack, find_pack
 from training import taught_pool
@@ -115,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a recipe; return the exit code."""
     given = _parser().parse_args(arguments)
     torch.set_num_threads(given.threads)
+    keep_freed()  # a step's maps, for the next step
     began = time.monotonic()
 
     def say(text: str) -> None:

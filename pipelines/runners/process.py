@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
 import sys
 from typing import Any
 
+from facepipe.allocator import give_freed_back, keep_freed
 from facepipe.commits import Commit
 from pipelines.runners import Job, ShardTask, Worker
 
@@ -20,11 +20,9 @@ ONE_THREAD = {
     "ORT_DISABLE_TELEMETRY": "1",
     "OPENCV_LOG_LEVEL": "ERROR",
 }
-_LIBC = ctypes.CDLL(None) if hasattr(ctypes.CDLL(None), "malloc_trim") else None  # glibc's alone
-# Of malloc.h, which mallopt takes. glibc's own values make it give a photo's canvas and blob
-# back to the system and fault them in again at the next photo, 28,000 pages a second.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES, _HEAP_BYTES = 256 << 20, 32 << 20  # of freed memory; of one block in the heap
+# Of freed memory, and of one block: glibc's own values make malloc give a photo's canvas and
+# blob back and fault them in again at the next photo, 28,000 pages a second.
+_KEPT_BYTES, _BLOCK_BYTES = 256 << 20, 32 << 20
 
 _OPENED: dict[Any, Worker] = {}  # one: a step's models are let go before the next step's open
 
@@ -34,15 +32,8 @@ def prepare_process() -> None:
     os.environ.update(ONE_THREAD)  # for engines whose processes do not inherit the driver's
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     mute_native_libraries()
-    keep_memory()
+    keep_freed(_KEPT_BYTES, _BLOCK_BYTES)  # until a shard's end
     one_thread()
-
-
-def keep_memory() -> None:
-    """Let malloc keep what a photo leaves free for the next one; a shard's end gives it back."""
-    if _LIBC is not None:
-        _LIBC.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
-        _LIBC.mallopt(_MMAP_THRESHOLD, _HEAP_BYTES)
 
 
 def one_thread() -> None:
@@ -97,8 +88,7 @@ def give_memory_back() -> None:
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
-    if _LIBC is not None:
-        _LIBC.malloc_trim(0)
+    give_freed_back()
 
 
 def probe_item(job: Job, task: ShardTask, item: int) -> None:
