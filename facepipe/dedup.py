@@ -146,7 +146,7 @@ def _claims(
         block = order[start : start + READ_PAIRS]
         first, second, mirrored = pairs_P2[block, 0], pairs_P2[block, 1], mirrored_P[block]
         cosine = crops.cosines(first, second)
-        hit = cosine >= settings.min_similarity  # first: it costs a thousandth of the other
+        hit = cosine >= settings.min_similarity  # first: it costs far less than what follows
         first, second, mirrored, cosine = first[hit], second[hit], mirrored[hit], cosine[hit]
         sure = crops.probabilities(first, second, mirrored)
         hit = sure >= settings.min_confidence
