@@ -23,7 +23,7 @@ from lfw_split import TestPairs
 from loss_families import FAMILIES
 from torch import nn
 
-from facepipe.errors import FacepipeError
+from facepipe.errors import FacepipeError, StoreError, UsageError
 from facepipe.evaluate import fold_accuracy, tar_at_far
 from training.backbone import BackboneSettings, build_backbone
 from training.checkpoint import checkpoints, read_net
@@ -111,6 +111,8 @@ def result_of(run: Run, samples: Samples, pairs: TestPairs, folder: Path) -> dic
     try:
         net, trained = _net(run, samples, pairs, folder / run.key)
         scores_P, found = similarities(net, pairs), {**found, **trained}
+    except (UsageError, StoreError):
+        raise  # says nothing about the loss: another process at this run, a full disk
     except FacepipeError as error:
         found["failed"] = str(error)
     shutil.rmtree(folder / run.key, ignore_errors=True)

@@ -33,10 +33,11 @@ from training.detector_batches import batch_of
 from training.detector_export import FILE, detector_bytes, folded
 from training.detector_loss import Losses, LossSettings, detector_loss
 from training.detector_mosaics import Mosaics, MosaicSettings
-from training.detector_net import DetectorNet, NetSettings
+from training.detector_net import DetectorNet, NetSettings, last_layer
 from training.detector_photos import labelled_half, people_of_folds, photos_in
 from training.ema import WeightAverage
-from training.optimizers import AdamW, build_optimizer, set_rates
+from training.muon_adamw import MuonAdamW, build_optimizers
+from training.optimizers import set_rates
 from training.run_state import begin, read_state, write_state, write_whole
 from training.schedules import Cosine, factor
 
@@ -59,7 +60,7 @@ class DetectorSettings(BaseModel):
     net: NetSettings = NetSettings()
     mosaics: MosaicSettings = MosaicSettings()
     loss: LossSettings = LossSettings()
-    optimizer: AdamW = AdamW(lr=2e-3, weight_decay=0.05)
+    optimizer: MuonAdamW = MuonAdamW()
     schedule: Cosine = Cosine(warmup_epochs=0.5, floor=0.01)
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights, a step")
     bf16: bool = Field(True, description="convolutions in bfloat16; all else in float32")
@@ -109,15 +110,16 @@ def train_detector(
     torch.manual_seed(settings.seed)
     net = DetectorNet(settings.net)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(net, settings.optimizer)
+    answering = [last_layer(head)[0] for head in net.heads]
+    optimizers = build_optimizers(net, settings.optimizer, answering)
     average = WeightAverage(net, settings.ema_decay)
-    done = read_state(run, net, average, [optimizer])
+    done = read_state(run, net, average, optimizers)
     mosaics = Mosaics(album, settings.mosaics, settings.seed)
     steps = -(-settings.pictures // settings.batch)
     started, first = time.perf_counter(), done
     net.train()
     for step in range(done, steps):
-        losses = _step(settings, step, net, optimizer, mosaics)
+        losses = _step(settings, step, net, optimizers, mosaics)
         average.update(step + 1)
         rate = (step + 1 - first) / (time.perf_counter() - started)
         if on_step is not None:
@@ -133,7 +135,7 @@ def train_detector(
             )
         last = step + 1 == steps
         if last or (step + 1) % settings.checkpoint_steps == 0:
-            write_state(run, step + 1, net, average, [optimizer])
+            write_state(run, step + 1, net, average, optimizers)
         if stop is not None and stop(step + 1):
             break
     net.load_state_dict(average.state)
@@ -144,7 +146,7 @@ def _step(
     settings: DetectorSettings,
     step: int,
     net: DetectorNet,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     mosaics: Mosaics,
 ) -> Losses:
     """Take a step; return its losses. Raises FacepipeError where they are not finite."""
@@ -161,15 +163,17 @@ def _step(
         raise FacepipeError(
             f"the loss of step {step + 1} is not finite: lower optimizer.lr, and run again"
         )
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     losses.total().backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(net.parameters(), MOST_NORM)
     total = settings.pictures
     share = factor(
         settings.schedule, seen, seen + settings.batch, total=total, epoch_samples=EPOCH_PICTURES
     )
-    set_rates([optimizer], share)
-    optimizer.step()
+    set_rates(optimizers, share)
+    for optimizer in optimizers:
+        optimizer.step()
     return Losses(*(part.detach() for part in losses))
 
 

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from facepipe.errors import ConfigError
 from training.backbone import BackboneSettings
+from training.muon_adamw import MuonAdamW
 from training.schedules import AnySchedule, Cosine
-from training.taught_learner import LossSettings, TaughtOptimizer
+from training.taught_learner import LossSettings
 from training.taught_pool import PoolSettings
 
 RECIPE = Path(__file__).parent / "recipes" / "builtin_recogniser.yaml"
@@ -32,7 +33,7 @@ class RecogniserSettings(BaseModel):
     backbone: BackboneSettings
     pool: PoolSettings
     losses: LossSettings = LossSettings()
-    optimizer: TaughtOptimizer = TaughtOptimizer()
+    optimizer: MuonAdamW = MuonAdamW()
     schedule: AnySchedule = Cosine()
     epochs: float = Field(gt=0, description="how often the pool is gone through")
     batch: int = Field(128, ge=2, description="pictures a step")

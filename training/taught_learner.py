@@ -10,7 +10,6 @@ Legend: B samples, D dimensions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,12 +20,11 @@ from training.distill import embedding_losses, pair_weights, similarity_losses, 
 from training.ema import WeightAverage
 from training.keyed_random import key_of
 from training.metric_losses import unit
-from training.muon import Muon
-from training.optimizers import BASE_LR, set_rates
+from training.muon_adamw import MuonAdamW, build_optimizers
+from training.optimizers import set_rates
 from training.run_state import read_state, write_state
 
 _FIRST_WEIGHTS = 41  # what a key is for: training.keyed_random
-COLOURS = 3  # inputs of the first convolution
 
 
 class LossSettings(BaseModel):
@@ -41,33 +39,6 @@ class LossSettings(BaseModel):
     )
 
 
-class TaughtOptimizer(BaseModel):
-    """Muon for the convolutions behind the first, AdamW for all else; both on one schedule."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lr: float = Field(2e-3, gt=0, description="of AdamW")
-    muon_lr: float = Field(0.02, gt=0, description="of Muon: its authors' for convolutions")
-    weight_decay: float = Field(0.05, ge=0, description="of AdamW, without norms and biases")
-    muon_weight_decay: float = Field(0.005, ge=0, description="of Muon")
-
-
-def build_optimizers(net: nn.Module, settings: TaughtOptimizer) -> list[torch.optim.Optimizer]:
-    """Return the two optimisers of a net's parameters."""
-    muon = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] != COLOURS]
-    chosen = set(map(id, muon))
-    others = [p for p in net.parameters() if id(p) not in chosen]
-    adamw = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    convolutions: list[dict[str, Any]] = [{"params": muon, BASE_LR: settings.muon_lr}]
-    return [
-        Muon(convolutions, settings.muon_lr, weight_decay=settings.muon_weight_decay),
-        torch.optim.AdamW([{**group, BASE_LR: settings.lr} for group in adamw], lr=settings.lr),
-    ]
-
-
 class TaughtLearner:
     """A student in training."""
 
@@ -75,7 +46,7 @@ class TaughtLearner:
         self,
         backbone: BackboneSettings,
         losses: LossSettings,
-        optimizer: TaughtOptimizer,
+        optimizer: MuonAdamW,
         *,
         clip_norm: float,
         ema_decay: float,

