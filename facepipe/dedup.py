@@ -9,7 +9,7 @@ Legend: N rows of FACES, F distinct faces, C crops that can be compared, best fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -111,28 +111,68 @@ def _assign(
 ) -> Int64:
     """Put each crop that is a copy of a kept one down to the best such; return those put down.
 
-    pairs_P2: near pairs, the better first. A crop is kept once none of the better ones
-    near it can still claim it, and then claims; so few of a crowd's pairs are ever compared.
+    pairs_P2: near pairs, the better first. Crops that no chain of pairs joins say nothing about
+    one another, so that pairs are worked through a few scenes at a time, as they are stored:
+    a file is read once or twice, not once for each of the longest scene's rounds.
     """
     other = crops.photo_C[pairs_P2[:, 0]] != crops.photo_C[pairs_P2[:, 1]]
     pairs_P2, mirrored_P = pairs_P2[other], mirrored_P[other]
     alike = crops.may_be_alike(pairs_P2, settings.min_similarity)
     pairs_P2, mirrored_P = pairs_P2[alike], mirrored_P[alike]
-    open_C, kept_C = np.ones(len(crops.face_C), bool), np.zeros(len(crops.face_C), bool)
     put_down = [np.empty(0, np.int64)]
-    while len(pairs_P2):
-        claimed_C = np.zeros(len(open_C), bool)
-        claimed_C[pairs_P2[:, 1]] = True
-        kept_C |= open_C & ~claimed_C
-        open_C &= claimed_C
-        ask = kept_C[pairs_P2[:, 0]]
-        taken = _claims(crops, pairs_P2[ask], mirrored_P[ask], settings, stars)
+    for part in _scenes(pairs_P2, crops.grey_C):
+        put_down.append(_assign_scenes(crops, pairs_P2[part], mirrored_P[part], settings, stars))
+    return np.concatenate(put_down)
+
+
+def _scenes(pairs_P2: Int64, row_C: Int64) -> Iterator[Int64]:
+    """Yield places of pairs, whole scenes at a time, about READ_PAIRS of them, in stored order."""
+    if len(pairs_P2) <= READ_PAIRS:
+        yield np.arange(len(pairs_P2))
+        return
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    crop_L, ends = np.unique(pairs_P2, return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    joined = (np.ones(len(ends), bool), (ends[:, 0], ends[:, 1]))
+    graph = coo_matrix(joined, shape=(len(crop_L), len(crop_L)))
+    scene_L = connected_components(graph, directed=False)[1]
+    first_S = np.full(int(scene_L.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first_S, scene_L, row_C[crop_L])
+    place_S = np.argsort(np.argsort(first_S, kind="stable"), kind="stable")
+    place_P = place_S[scene_L[ends[:, 0]]]
+    order = np.argsort(place_P, kind="stable")
+    upto_S = np.cumsum(np.bincount(place_P))
+    block_S = (upto_S - 1) // READ_PAIRS  # of a scene's last pair
+    yield from np.split(order, np.flatnonzero(np.diff(block_S[place_P[order]])) + 1)
+
+
+def _assign_scenes(
+    crops: Crops, pairs_P2: Int64, mirrored_P: Bool, settings: DedupSettings, stars: Stars
+) -> Int64:
+    """Do what `_assign` says for all pairs of some scenes.
+
+    A crop is kept once none of the better ones near it can still claim it, and then claims; so
+    few of a crowd's pairs are ever compared.
+    """
+    crop_L, near_P2 = np.unique(pairs_P2, return_inverse=True)  # L: crops of these pairs
+    near_P2 = near_P2.reshape(-1, 2)
+    open_L, kept_L = np.ones(len(crop_L), bool), np.zeros(len(crop_L), bool)
+    put_down = [np.empty(0, np.int64)]
+    while len(near_P2):
+        claimed_L = np.zeros(len(crop_L), bool)
+        claimed_L[near_P2[:, 1]] = True
+        kept_L |= open_L & ~claimed_L
+        open_L &= claimed_L
+        ask = kept_L[near_P2[:, 0]]
+        taken = _claims(crops, crop_L[near_P2[ask]], mirrored_P[ask], settings, stars)
         put_down.append(taken)
-        open_C[taken] = False
-        lost_C = np.zeros(len(open_C), bool)
-        lost_C[taken] = True
-        still = ~ask & open_C[pairs_P2[:, 1]] & ~lost_C[pairs_P2[:, 0]]
-        pairs_P2, mirrored_P = pairs_P2[still], mirrored_P[still]
+        lost_L = np.zeros(len(crop_L), bool)
+        lost_L[np.searchsorted(crop_L, taken)] = True
+        open_L &= ~lost_L
+        still = ~ask & open_L[near_P2[:, 1]] & ~lost_L[near_P2[:, 0]]
+        near_P2, mirrored_P = near_P2[still], mirrored_P[still]
     return np.concatenate(put_down)
 
 

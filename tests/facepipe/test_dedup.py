@@ -400,6 +400,29 @@ def test_the_size_of_a_block_changes_nothing(
     assert found(crowd()) == whole
 
 
+def test_a_scene_is_done_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame of a scene is asked for when the better ones are done: the file stays at hand."""
+    scenes, frames = 5, 4
+    rows = [
+        face(f"{i}-{j}", grey=next_frame(picture(i), j / 4), eye_distance_px=20.0 + (7 * i + j) % 5)
+        for i in range(scenes)
+        for j in range(frames)
+    ]
+    faces, photos, embeddings = tables(rows)
+    asked: list[int] = []
+
+    class Asked:
+        def __getitem__(self, at: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
+            asked.extend(sorted({int(row) // frames for row in at}))
+            return np.stack([rows[row]["grey"] for row in at])
+
+    monkeypatch.setattr(dedup, "READ_PAIRS", 1)
+    find_duplicates(faces, photos, embeddings, DedupSettings(), greys=Asked())
+    assert asked == sorted(asked)
+    assert set(asked) == set(range(scenes))
+    assert len(asked) > scenes  # more than one round of each
+
+
 def test_the_order_of_the_rows_changes_nothing() -> None:
     rows = crowd()
     rows += [r | {"uri": r["uri"] + "x"} for r in rows[:9]]
