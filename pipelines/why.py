@@ -127,6 +127,10 @@ def _add_evidence(dataset: Dataset, faces: Sequence[Row]) -> None:
     named = sorted({str(step["evidence"]) for step in steps if step["evidence"]})
     chosen = pc.field("face_id").isin(pa.array(named, pa.string()))
     rows = _rows(dataset, "faces", ("face_id", "uri", "member"), chosen) if named else []
+    if any(step["step"] == "dedup" for step in steps):
+        # Of one photo under several names the kept row last, which then is the one that is named.
+        chosen &= pc.field("decision") == Decision.KEEP
+        rows += _rows(dataset, "duplicates", ("face_id", "uri", "member"), chosen) if named else []
     place = {r["face_id"]: {"uri": r["uri"], "member": r["member"]} for r in rows}
     for step in steps:
         step["evidence_photo"] = place.get(step["evidence"])

@@ -144,6 +144,18 @@ def test_what_decided_is_named_with_its_photo(tmp_path: Path) -> None:
     assert other["face_id"] == ID[1]
 
 
+@pytest.mark.parametrize("kept", ["/a.jpg", "/b.jpg"])
+def test_of_the_same_bytes_the_kept_file_is_named(tmp_path: Path, kept: str) -> None:
+    faces = [a_face(0, uri=uri) for uri in ("/a.jpg", "/b.jpg")]
+    rows = [
+        decided(f, "keep" if f["uri"] == kept else "duplicate", "same_bytes", evidence=ID[0])
+        for f in faces
+    ]
+    dataset = stored(tmp_path / "ds", faces, duplicates=rows)
+    found = [f["chain"][0]["evidence_photo"]["uri"] for f in explain_face(dataset, ID[0])]
+    assert found == [kept, kept]
+
+
 def test_pairs_of_labels_are_shown_nearest_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
