@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from facepipe.centres import LabelledFaces, OneReader, VectorRows
-from facepipe.decisions import ROW_KEY, Columns, row_order
+from facepipe.decisions import ROW_KEY, Columns, row_order, take_rows
 from facepipe.errors import CorruptData
 from facepipe.homes import Counts
 from facepipe.identities import Identified, identify
@@ -119,7 +119,8 @@ def clean_faces(
 
 
 def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]:
-    faces, duplicates = faces.take(row_order(faces)), duplicates.take(row_order(duplicates))
+    faces = take_rows(faces, row_order(faces))
+    duplicates = take_rows(duplicates, row_order(duplicates))
     if any(not faces.column(n).equals(duplicates.column(n)) for n in ROW_KEY):
         raise CorruptData(
             f"the duplicates table ({len(duplicates)} rows) is not of these {len(faces)} "

@@ -86,9 +86,13 @@ def format_lines(lines: Iterable[Said]) -> bytes:
 
 
 def _csv(rows: Iterable[Iterable[str]]) -> str:
-    sink = io.StringIO()
-    csv.writer(sink, lineterminator="\n").writerows(rows)
-    return sink.getvalue().removesuffix("\n")
+    return "\n".join(_csv_line(row) for row in rows)
+
+
+def _csv_line(row: Iterable[str]) -> str:
+    sink = io.StringIO(newline="")
+    csv.writer(sink, lineterminator="\r\n").writerow(row)  # what it ends with is put in quotes
+    return sink.getvalue().removesuffix("\r\n")
 
 
 def read_lines(data: bytes, name: str) -> Iterator[Said]:

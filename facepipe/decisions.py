@@ -21,6 +21,7 @@ Bool = npt.NDArray[np.bool_]
 TEMPLATE_EYES_PX = 35.24  # between the eyes in insightface's 112 x 112 template
 ROW_KEY = ("face_id", "uri", "member")
 _DECISIONS, _REASONS, _STATUSES = list(Decision), list(Reason), list(FaceStatus)
+MAX_TEXT_BYTES = (1 << 31) - 1  # of a text column in one piece: Arrow's offsets have 32 bits
 _STAYING = (Decision.KEEP, Decision.RELABEL, Decision.MERGE)
 
 
@@ -28,6 +29,29 @@ def row_order(table: pa.Table) -> pa.Array:
     """Return the order of rows by ROW_KEY, in which DECISIONS and DUPLICATES are."""
     keys = [(name, "ascending", "at_start") for name in ROW_KEY]
     return pc.sort_indices(table, sort_keys=keys)
+
+
+def take_rows(table: pa.Table, order: pa.Array) -> pa.Table:
+    """Return rows in an order, also where a text column is larger than Arrow takes at once.
+
+    Such a table comes back in pieces; it has the same schema.
+    """
+    texts = [c for c in table.columns if pa.types.is_string(c.type)]
+    most = max((pc.sum(pc.binary_length(c)).as_py() or 0 for c in texts), default=0)
+    if most <= MAX_TEXT_BYTES:
+        return table.take(order)
+    fields = [
+        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+        for field in table.schema
+    ]
+    wide = table.cast(pa.schema(fields)).combine_chunks()
+    pieces = 2 * -(-most // MAX_TEXT_BYTES)  # half as large: rows are not all equally long
+    rows = max(1, -(-len(order) // pieces))
+    parts = [
+        wide.take(order.slice(start, rows)).cast(table.schema)
+        for start in range(0, max(1, len(order)), rows)
+    ]
+    return pa.concat_tables(parts)
 
 
 def resolution_weight(eyes_px_R: npt.NDArray[np.floating]) -> Float:

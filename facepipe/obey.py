@@ -7,9 +7,11 @@ its faces are, not how sure it is that each belongs there.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 
-from facepipe.constraint_lines import Kind
+from facepipe.constraint_lines import Kind, Said
 from facepipe.constraints import Constraints
 from facepipe.decided_rows import NO_VECTOR, DecidedRows, Float32
 from facepipe.obey_faces import (
@@ -25,9 +27,17 @@ from facepipe.schema import Decision
 MAX_ROUNDS = 10  # labels that are taken apart may part faces that are one, and so on
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obeyed:
+    """DECISIONS in which a person's list holds, but for the lines that were passed over."""
+
+    table: pa.Table
+    passed_over: tuple[Said, ...] = ()
+
+
 def apply_constraints(
     decisions: pa.Table, constraints: Constraints, full_weight_R: Float32 | None = None
-) -> pa.Table:
+) -> Obeyed:
     """Return DECISIONS in which every line of a person's list holds; as many rows, in order.
 
     decisions: schema.DECISIONS, sorted by (face_id, uri, member). full_weight_R: float32, the
@@ -45,10 +55,12 @@ def apply_constraints(
     - ``name``: the identity that the face has is called so. Where another is, too, or has that
       name, the two are one. A face that was dropped from its label comes back alone.
 
-    Raises UsageError, naming the lines, where keeping a face contradicts another line.
+    Lines that contradict others only since two faces were found to be one picture are passed
+    over: of those whose face is the duplicate, in their order. Raises UsageError, naming the
+    lines, where keeping a face contradicts another line.
     """
     if not constraints.lines:
-        return decisions
+        return Obeyed(table=decisions)
     rows = DecidedRows.of(decisions, constraints.faces, full_weight_R)
     _drop_and_keep(rows, constraints)
     people = People.of(rows, constraints)  # raises
@@ -59,7 +71,7 @@ def apply_constraints(
     join_named(people)
     _settle(people, labels=False)  # names have just made one of two
     call(people)
-    return rows.result()
+    return Obeyed(table=rows.result(), passed_over=people.passed_over)
 
 
 def _settle(people: People, *, labels: bool) -> None:

@@ -35,6 +35,7 @@ class People:
     joined: OnePerson
     groups: Mapping[str, Sequence[str]]
     named: frozenset[str]  # faces
+    passed_over: tuple[Said, ...]  # lines, as they were given
 
     @classmethod
     def of(cls, rows: DecidedRows, constraints: Constraints) -> People:
@@ -42,11 +43,11 @@ class People:
 
         Raises UsageError, naming the lines, where that contradicts another line.
         """
-        constraints = _of_heads(rows, constraints)
         label_rules(constraints, labels_of_faces(rows, constraints))  # raises
+        constraints, passed_over = _of_heads(rows, constraints)
         joined = OnePerson(constraints.lines, labels_of_faces(rows, constraints), names=False)
         named = frozenset(line.a for line in constraints.of_kind(Kind.NAME))
-        return cls(rows, constraints, joined, joined.groups(), named)
+        return cls(rows, constraints, joined, joined.groups(), named, passed_over)
 
     def group(self, node: str) -> Sequence[str]:
         """Return all that is one person with a face or label."""
@@ -81,25 +82,45 @@ class People:
         return self.rows.kept(row) or bool(can)
 
 
-def _of_heads(rows: DecidedRows, constraints: Constraints) -> Constraints:
-    """Return a list in which the face that was kept stands for its duplicates."""
+def _of_heads(rows: DecidedRows, constraints: Constraints) -> tuple[Constraints, tuple[Said, ...]]:
+    """Return a list in which the face that was kept stands for its duplicates.
+
+    And the lines that are passed over: they part two copies of a picture, or contradict others
+    because one is. The list was valid when it was given: a new photo must not end a run.
+    """
 
     def head(node: str) -> str:
         row = None if node.startswith(LABEL) else rows.row_of(node)
         return node if row is None else rows.face_of(row)
 
-    lines = []
+    heads: dict[Said, Said] = {}
+    passed_over = set()
     for line in constraints.lines:
         pair = line.kind in PAIRS
         a, b = head(line.a), head(line.b) if pair else line.b
         if not (pair and a == b):  # two copies of a picture: one is in use
-            lines.append(line if line.kind is Kind.DROP else Said(line.kind, a, b, line.where))
+            heads[line] = line if line.kind is Kind.DROP else Said(line.kind, a, b, line.where)
+        elif line.kind is Kind.DIFFERENT:
+            passed_over.add(line)
+    taken = list(heads.values())
+    if not _agree(rows, taken):
+        taken = [line for line, as_head in heads.items() if line == as_head]
+        for line, as_head in sorted(heads.items()):
+            if line != as_head and not _agree(rows, [*taken, as_head]):
+                passed_over.add(line)
+            elif line != as_head:
+                taken.append(as_head)
+        taken = [as_head for line, as_head in heads.items() if line not in passed_over]
+    return Constraints.of(taken), tuple(sorted(passed_over))
+
+
+def _agree(rows: DecidedRows, lines: Iterable[Said]) -> bool:
     try:
-        return Constraints.of(lines)
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; faces of one picture count as one: for one that is none, keep,FACE"
-        ) from error
+        constraints = Constraints.of(lines)
+        label_rules(constraints, labels_of_faces(rows, constraints))
+    except UsageError:
+        return False
+    return True
 
 
 def labels_of_faces(rows: DecidedRows, constraints: Constraints) -> dict[str, str | None]:

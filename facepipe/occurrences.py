@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facepipe.decisions import row_order
+from facepipe.decisions import row_order, take_rows
 from facepipe.ids import PHOTO_ID_HEX
 from facepipe.schema import DUPLICATES, Decision, FaceStatus, Reason
 
@@ -41,7 +41,7 @@ class Occurrences:
     def of(cls, faces: pa.Table) -> Occurrences:
         """Sort rows by (face_id, uri, member) and choose the best of each face."""
         row_N = row_order(faces)
-        table = faces.select(NAMES).take(row_N)
+        table = take_rows(faces.select(NAMES), row_N)
         row_N = row_N.to_numpy().astype(np.int64)
         starts_N = _changes(table.column("face_id").combine_chunks())
         face_N = np.cumsum(starts_N) - 1

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from facepipe.centres import VectorRows
 from facepipe.cluster import ClusterSettings, People, find_people, photo_constraints
-from facepipe.decisions import ROW_KEY, row_order
+from facepipe.decisions import ROW_KEY, row_order, take_rows
 from facepipe.errors import CorruptData
 from facepipe.identity_names import stable_names
 from facepipe.neighbors import vector_rows
@@ -72,7 +72,7 @@ def cluster_faces(
     row_N = vector_rows(faces.column("face_id"), embeddings)
     faces, row_N = faces.filter(pa.array(row_N >= 0)), row_N[row_N >= 0]
     order = np.argsort(row_N, kind="stable")  # stored vectors are read in their own order
-    faces, stored = faces.take(pa.array(order)), SomeRows(vectors, row_N[order])
+    faces, stored = take_rows(faces, pa.array(order)), SomeRows(vectors, row_N[order])
     if not len(faces):
         return CLUSTERS.empty_table(), CLUSTER_PAIRS.empty_table()
     face_ids = faces.column("face_id").combine_chunks()
@@ -95,18 +95,17 @@ def _usable(faces: pa.Table, duplicates: pa.Table) -> pa.Table:
         )
     )
     gone = duplicates.filter(pc.equal(duplicates.column("decision"), Decision.DUPLICATE.value))
-    faces = faces.take(row_order(faces))
+    faces = take_rows(faces, row_order(faces))
     return faces.filter(pc.invert(pa.array(_among(faces, gone))))
 
 
 def _among(rows: pa.Table, others: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which rows are among others, by (face_id, uri, member)."""
-    names = [
-        pc.binary_join_element_wise(
-            t.column("face_id"), t.column("uri"), pc.fill_null(t.column("member"), ""), "\0"
-        )
-        for t in (rows, others)
-    ]
+    names = []
+    for table in (rows, others):  # together longer than a string column may be
+        parts = [table.column(name).cast(pa.large_string()) for name in ROW_KEY]
+        filled = [*parts[:-1], pc.fill_null(parts[-1], "")]
+        names.append(pc.binary_join_element_wise(*filled, pa.scalar("\0", pa.large_string())))
     found: npt.NDArray[np.bool_] = pc.is_in(
         names[0], value_set=names[1].combine_chunks()
     ).to_numpy()
@@ -134,7 +133,7 @@ def _clusters(faces: pa.Table, found: People) -> pa.Table:
         "similarity": pa.array(found.cosine_N.astype(np.float32), mask=~known_N),
     }
     table = pa.table([columns[f.name] for f in CLUSTERS], schema=CLUSTERS)
-    return table.take(row_order(table))
+    return take_rows(table, row_order(table))
 
 
 def _typical(person_N: Int64, cosine_N: npt.NDArray[np.float64]) -> Int64:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from facepipe.clean import CleanFit, CleanSettings, LabelRules, clean_faces
 from facepipe.commits import Commit, Plan, write_shard
@@ -24,7 +23,16 @@ from facepipe.shards import Dataset
 from facepipe.store import open_store
 from facepipe.unlabelled import name_clusters
 from pipelines import cluster, partition
-from pipelines.earlier import Earlier, earlier_identities, read_earlier, store_earlier
+from pipelines.constraints import has_list, own_labels
+from pipelines.earlier import (
+    SCHEMA,
+    TABLE,
+    Earlier,
+    earlier_identities,
+    names_found,
+    read_earlier,
+    store_earlier,
+)
 from pipelines.runners import ONE_CORE, Job, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
@@ -70,6 +78,17 @@ class CleanInputs:
     digest: str  # of all inputs but the earlier identities
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What clean decides, before it is committed."""
+
+    found: pa.Table  # DECISIONS by the data
+    table: pa.Table  # DECISIONS in which a person's list holds
+    pairs: pa.Table  # LABEL_PAIRS
+    fit: CleanFit
+    passed_over: tuple[str, ...]  # lines of the list
+
+
 @dataclass(slots=True)
 class CleanWorker(WithoutModel):
     """Decides on all faces of a dataset in one task.
@@ -84,33 +103,38 @@ class CleanWorker(WithoutModel):
         """Decide and commit, with what was learned from the data as the record's facts."""
         watch = Stopwatch()
         earlier = read_earlier(self.dataset)
-        table, pairs, fit = self.decide(task.payload.constraints, earlier, watch)
+        done = self.decide(task.payload.constraints, earlier, watch)
+        table, pairs = done.table, done.pairs
+        tables = [
+            ("decisions", "decisions", table, DECISIONS),
+            ("label_pairs", "label_pairs", pairs, LABEL_PAIRS),
+        ]
+        counts = {
+            "decisions": dict(Counter(table["decision"].to_pylist())),
+            "label_pairs": dict(Counter(pairs["verdict"].to_pylist())),
+        }
+        if has_list(self.dataset):  # an empty one too: its table replaces the one before
+            tables.append((TABLE, TABLE, names_found(done.found, table), SCHEMA))
+        if done.passed_over:
+            counts["lines"] = {"passed_over": len(done.passed_over)}
         return write_shard(
             self.dataset.store,
             step=STEP,
             shard=task.shard,
             key=task.key,
-            tables=[
-                ("decisions", "decisions", table, DECISIONS),
-                ("label_pairs", "label_pairs", pairs, LABEL_PAIRS),
-            ],
-            counts={
-                "decisions": dict(Counter(table["decision"].to_pylist())),
-                "label_pairs": dict(Counter(pairs["verdict"].to_pylist())),
-            },
+            tables=tables,
+            counts=counts,
             seconds=watch.rounded(),
-            facts=_facts(fit, table),
+            facts=_facts(done),
         )
 
-    def decide(
-        self, constraints: Constraints, earlier: Earlier, watch: Stopwatch
-    ) -> tuple[pa.Table, pa.Table, CleanFit]:
-        """Return schema.DECISIONS and LABEL_PAIRS of the committed tables; commit nothing."""
+    def decide(self, constraints: Constraints, earlier: Earlier, watch: Stopwatch) -> Cleaned:
+        """Decide on the committed tables; commit nothing."""
         faces = self.dataset.table("faces", FACE_COLUMNS)
         duplicates = self.dataset.table("duplicates", DUPLICATE_COLUMNS)
         known, vectors = partition.vectors_by_label(self.dataset)
         watch.lap("read")
-        rules = _rules(faces, constraints, earlier)
+        rules = _rules(self.dataset, constraints, earlier)
         settings = self.job.clean
         table, fit = clean_faces(
             faces,
@@ -123,18 +147,21 @@ class CleanWorker(WithoutModel):
         )
         watch.lap("clean")
         clusters, cluster_pairs = (self.dataset.table(n) for n in ("clusters", "cluster_pairs"))
-        table, more = name_clusters(table, clusters, cluster_pairs, earlier.faces)
-        table = apply_constraints(table, constraints, _full_weight(faces))
+        found, more = name_clusters(table, clusters, cluster_pairs, earlier.faces)
+        obeyed = apply_constraints(found, constraints, _full_weight(faces))
         watch.lap("say")
-        return table, pa.concat_tables([fit.pairs, more]), fit
+        return Cleaned(
+            found=found,
+            table=obeyed.table,
+            pairs=pa.concat_tables([fit.pairs, more]),
+            fit=fit,
+            passed_over=tuple(line.text for line in obeyed.passed_over),
+        )
 
 
-def _rules(faces: pa.Table, constraints: Constraints, earlier: Earlier) -> LabelRules:
+def _rules(dataset: Dataset, constraints: Constraints, earlier: Earlier) -> LabelRules:
     """Return what a person, and an earlier run, say about labels."""
-    named = pa.array(constraints.faces, pa.string())
-    rows = faces.filter(pc.is_in(faces["face_id"], value_set=named))
-    label_of = dict(zip(rows["face_id"].to_pylist(), rows["source_label"].to_pylist(), strict=True))
-    same, different = label_rules(constraints, label_of)
+    same, different = label_rules(constraints, own_labels(dataset, constraints.faces))
     return LabelRules(same=same, different=different, survivors=earlier.labels)
 
 
@@ -144,14 +171,16 @@ def _full_weight(faces: pa.Table) -> npt.NDArray[np.float32]:
     return resolution_weight(eyes_px.to_numpy()).astype(np.float32)
 
 
-def _facts(fit: CleanFit, table: pa.Table) -> dict[str, Any]:
+def _facts(done: Cleaned) -> dict[str, Any]:
+    fit, passed_over = done.fit, list(done.passed_over)
     return {
         "threshold": fit.threshold,
         "impostor_quantiles": [list(q) for q in fit.impostor_quantiles],
         "labels": fit.labels,
         "labels_single": fit.labels_single,
         "labels_without_dominant": list(fit.labels_without_dominant),
-        "reasons": [list(r) for r in _reasons(table)],
+        "reasons": [list(r) for r in _reasons(done.table)],
+        **({"lines_passed_over": passed_over} if passed_over else {}),
     }
 
 
@@ -222,7 +251,7 @@ def decide_only(
     """Return how many faces clean would decide how, decision -> reason -> rows; commit nothing."""
     job, _, (task,) = clean_plan(dataset, settings, constraints)
     earlier = earlier_of(dataset, task.payload.digest, constraints)
-    table, _, _ = job.open().decide(constraints, earlier, Stopwatch())
+    table = job.open().decide(constraints, earlier, Stopwatch()).table
     counts: dict[str, dict[str, int]] = {}
     for decision, reason, rows in _reasons(table):
         counts.setdefault(decision, {})[reason] = rows

@@ -16,7 +16,7 @@ from facepipe.shards import Dataset, new_or_open_dataset, open_dataset
 from facepipe.source_listing import list_sources
 from facepipe.sources import Entry
 from pipelines import clean, dedup, detect, embed, members
-from pipelines.constraints import read_constraints, store_constraints
+from pipelines.constraints import check_constraints, read_constraints, store_constraints
 from pipelines.detect_plan import (
     Retries,
     all_there,
@@ -216,6 +216,7 @@ def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _I
     if plan.step.startswith("embed-"):
         dataset.set_current_model(plan.basis["model_id"])
     if plan.step == clean.STEP:
+        check_constraints(dataset, inputs.constraints)
         store_constraints(dataset, inputs.constraints)
         clean.before_clean(dataset, tasks[0])
 

@@ -21,7 +21,8 @@ from facepipe.schema import Decision, Reason
 from facepipe.shards import Dataset
 
 KEY = "_plan/identities.parquet"
-_SCHEMA = pa.schema(
+TABLE = "names_found"  # beside decisions, of a dataset for which a list is there
+SCHEMA = pa.schema(
     [
         pa.field("face_id", pa.string()),  # of a face without a label; else null
         pa.field("source_label", pa.string()),  # of a label that is one person with others
@@ -54,6 +55,39 @@ def earlier_identities(dataset: Dataset, inputs: str, named: Collection[str]) ->
         return stored
     if not dataset.commits("clean"):
         return Earlier()
+    files = [f for c in dataset.commits("clean") for f in c.files if f.table == TABLE]
+    if not files:
+        return _of_decisions(dataset, named)
+    rows = dataset.scan("decisions").to_table(
+        columns=["face_id", "identity_id"],
+        filter=pc.field("reason") == Reason.CLUSTERED.value,
+    )
+    faces = dict(zip(rows["face_id"].to_pylist(), rows["identity_id"].to_pylist(), strict=True))
+    found = _of_table(pa.concat_tables([dataset.read(f) for f in files]))
+    return Earlier(faces={**faces, **found.faces}, labels=found.labels)
+
+
+def names_found(found: pa.Table, said: pa.Table) -> pa.Table:
+    """Return, by SCHEMA, the names that a list hides in decisions: the next run needs them.
+
+    found, said: DECISIONS before and after a list was applied, the same rows. Of faces without
+    a label those that are not clustered with that name any more; of labels all that are merged,
+    with the one whose name they got.
+    """
+    names, now = found["identity_id"], said["identity_id"]
+    stayed = pc.and_(pc.equal(said["reason"], Reason.CLUSTERED.value), pc.equal(names, now))
+    hidden = pc.invert(pc.fill_null(stayed, False))
+    faces = found.filter(pc.and_(pc.equal(found["reason"], Reason.CLUSTERED.value), hidden))
+    merged = found.filter(pc.equal(found["decision"], Decision.MERGE.value))
+    pairs = merged.group_by(["source_label", "identity_id"]).aggregate([]).to_pylist()
+    labels = {pair["source_label"]: pair["identity_id"] for pair in pairs}
+    labels |= {name: name for name in labels.values()}
+    by_face = dict(zip(faces["face_id"].to_pylist(), faces["identity_id"].to_pylist(), strict=True))
+    return _table(Earlier(faces=by_face, labels=labels))
+
+
+def _of_decisions(dataset: Dataset, named: Collection[str]) -> Earlier:
+    """Return what decisions say where no list was applied, or by a version that kept no names."""
     rows = dataset.scan("decisions").to_table(
         columns=["face_id", "source_label", "identity_id"],
         filter=(pc.field("reason") == Reason.CLUSTERED.value)
@@ -77,15 +111,30 @@ def read_earlier(dataset: Dataset) -> Earlier:
 
 def store_earlier(dataset: Dataset, inputs: str, earlier: Earlier) -> None:
     """Store identities for these inputs, none too; only while the dataset is held."""
+    schema = SCHEMA.with_metadata({_INPUTS: inputs.encode()})
+    dataset.put(KEY, write_parquet(_table(earlier), schema))
+
+
+def _table(earlier: Earlier) -> pa.Table:
     faces, labels = sorted(earlier.faces.items()), sorted(earlier.labels.items())
     columns = [
         pa.array([face for face, _ in faces] + [None] * len(labels), pa.string()),
         pa.array([None] * len(faces) + [label for label, _ in labels], pa.string()),
         pa.array([name for _, name in [*faces, *labels]], pa.string()),
     ]
-    schema = _SCHEMA.with_metadata({_INPUTS: inputs.encode()})
-    table = pa.Table.from_arrays(columns, schema=schema)
-    dataset.put(KEY, write_parquet(table, schema))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _of_table(table: pa.Table) -> Earlier:
+    """Return what `_table` made a table of."""
+    columns = (table[name].to_pylist() for name in SCHEMA.names)
+    faces, labels = {}, {}
+    for face, label, name in zip(*columns, strict=True):
+        if face is not None:
+            faces[face] = name
+        else:
+            labels[label] = name
+    return Earlier(faces=faces, labels=labels)
 
 
 def _stored(dataset: Dataset, inputs: str) -> Earlier | None:
@@ -98,14 +147,7 @@ def _stored(dataset: Dataset, inputs: str) -> Earlier | None:
 def _parsed(dataset: Dataset) -> tuple[Earlier, str]:
     try:
         table = pq.read_table(io.BytesIO(dataset.store.get(KEY)))
-        columns = (table[name].to_pylist() for name in _SCHEMA.names)
-        faces, labels = {}, {}
-        for face, label, name in zip(*columns, strict=True):
-            if face is not None:
-                faces[face] = name
-            else:
-                labels[label] = name
-        earlier = Earlier(faces=faces, labels=labels)
+        earlier = _of_table(table)
         return earlier, (table.schema.metadata or {}).get(_INPUTS, b"").decode()
     except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise CorruptData(

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 
 from facepipe.config import Settings
 from facepipe.constraint_lines import LABEL, Kind, Said
-from facepipe.constraints import Constraints
+from facepipe.constraints import Constraints, label_rules
 from facepipe.errors import UsageError
-from facepipe.schema import Decision, Reason
+from facepipe.schema import FACES, Decision, Reason
 from facepipe.shards import Dataset
-from pipelines.constraints import read_constraints, store_constraints
+from pipelines.constraints import own_labels, read_constraints, store_constraints
 
-_COLUMNS = ("face_id", "source_label", "decision", "reason", "evidence")
+_PLACE = ("face_id", "uri", "member")
+_COLUMNS = (*_PLACE, "source_label", "decision", "reason", "evidence")
 _WHOLE = re.compile(r"[0-9a-f]{32}-[0-9]{4,9}")
 _START = re.compile(r"[0-9a-f]{1,32}(-[0-9]{0,9})?")
 _SEPARATELY = 50  # ids: more of them are looked up by whole ids alone
@@ -62,8 +63,9 @@ def plan_undo(dataset: Dataset, choice: Choice) -> Undo:
     """Return what taking decisions back would add to the list and remove; writes nothing.
 
     A face that was dropped, moved or called a duplicate is to be kept under its label. Labels
-    that were merged are to be two people. Where a person decided, that line goes instead.
-    Raises UsageError for a choice that is none, and DatasetNotFound before clean has run.
+    that were merged are to be two people. Where a person decided, or a person's line does not
+    agree with that, the line goes instead. Raises UsageError for a choice that is none, or that
+    contradicts lines of others, and DatasetNotFound before clean has run.
     """
     return _plan(dataset, choice, read_constraints(dataset))
 
@@ -96,7 +98,7 @@ def _plan(dataset: Dataset, choice: Choice, before: Constraints) -> Undo:
     rows = _chosen(dataset, choice)
     found = Undo()
     known, of_face, of_label = set(before.lines), _by_face(before), _by_label(before)
-    add: dict[Said, None] = {}
+    add: dict[Said, list[Said]] = {}  # with the lines on the same face or labels
     remove: dict[Said, None] = {}
     if choice.said:
         for face in choice.faces:
@@ -116,12 +118,51 @@ def _plan(dataset: Dataset, choice: Choice, before: Constraints) -> Undo:
         if why:
             found.left[why] += 1
             continue
-        add[_against(row)] = None
+        line = _against(row)
+        if line not in add:
+            of_labels = [one for label in line.labels for one in of_label.get(label, ())]
+            add[line] = of_labels if line.labels else own
         found.taken_back[what] += 1
-    found.added = [line for line in add if line not in known]
+    wanted = {line: own for line, own in add.items() if line not in known}
+    found.added = _agreeing(dataset, before, wanted, remove)
     found.removed = [line for line in before.lines if line in remove]
     found.lines = len(before.without(found.removed).added(found.added).lines)
     return found
+
+
+def _agreeing(
+    dataset: Dataset,
+    before: Constraints,
+    wanted: Mapping[Said, Sequence[Said]],
+    remove: dict[Said, None],
+) -> list[Said]:
+    """Return the wanted lines that the list can take; instead of the others own lines go.
+
+    Raises UsageError, naming the lines, where others than its own contradict a wanted line.
+    """
+    if not wanted:
+        return []
+    faces = {face for line in (*before.lines, *wanted) for face in line.faces}
+    labels = own_labels(dataset, sorted(faces), "decisions")
+
+    def agrees(lines: Sequence[Said], without: Sequence[Said] = ()) -> bool:
+        try:
+            label_rules(before.without([*remove, *without]).added(lines), labels)
+        except UsageError:
+            return False
+        return True
+
+    if agrees(list(wanted)):
+        return list(wanted)
+    added: list[Said] = []
+    for line, own in wanted.items():
+        if not own or agrees([*added, line]):  # where nothing was said nothing is contradicted
+            added.append(line)
+        else:
+            gone = next(([one] for one in own if agrees([*added, line], [one])), own)
+            remove |= dict.fromkeys(gone)
+    label_rules(before.without(remove).added(added), labels)  # raises
+    return added
 
 
 def _stays(row: Mapping[str, Any]) -> str:
@@ -170,8 +211,10 @@ def _chosen(dataset: Dataset, choice: Choice) -> list[dict[str, Any]]:
         wanted.append(pc.field("reason") == choice.reason)
     if choice.label is not None:
         wanted.append(pc.field("source_label") == choice.label)
+    brought = None
     if choice.generation is not None:
-        wanted.append(pc.field("face_id").isin(_of_generation(dataset, choice.generation)))
+        brought = _of_generation(dataset, choice.generation)
+        wanted.append(pc.field("face_id").isin(brought["face_id"].combine_chunks()))
     if choice.faces:
         wanted.append(_of_faces(choice.faces))
     if not wanted:
@@ -182,6 +225,9 @@ def _chosen(dataset: Dataset, choice: Choice) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = (
         dataset.scan("decisions").to_table(columns=list(_COLUMNS), filter=chosen).to_pylist()
     )
+    if brought is not None:  # a face may lie in photos of other runs too
+        places = {tuple(row.values()) for row in brought.to_pylist()}
+        rows = [row for row in rows if tuple(row[name] for name in _PLACE) in places]
     _check_found(dataset, choice, rows)
     return sorted(rows, key=lambda r: (r["face_id"], r["decision"], r["source_label"] or ""))
 
@@ -200,15 +246,16 @@ def _of_faces(faces: Sequence[str]) -> pc.Expression:
     return chosen
 
 
-def _of_generation(dataset: Dataset, generation: int) -> pa.Array:
+def _of_generation(dataset: Dataset, generation: int) -> pa.Table:
+    """Return where the faces are that a run brought."""
     commits = dataset.commits("detect")
     numbers = sorted({int(c.facts["generation"]) for c in commits if "generation" in c.facts})
     if generation not in numbers:
         known = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
         raise UsageError(f"--run {generation}: no photos of {dataset.uri} came so; known: {known}")
     files = [f for c in commits if c.facts.get("generation") == generation for f in c.files]
-    ids = [dataset.read(f, ["face_id"])["face_id"] for f in files if f.table == "faces"]
-    return pa.chunked_array([c for i in ids for c in i.chunks], pa.string()).combine_chunks()
+    places = [dataset.read(f, list(_PLACE)).select(_PLACE) for f in files if f.table == "faces"]
+    return pa.concat_tables([FACES.empty_table().select(_PLACE), *places])
 
 
 def _check_found(dataset: Dataset, choice: Choice, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facepipe.constraint_lines import Kind, Said, format_lines, read_lines
@@ -78,7 +78,9 @@ def test_a_wrong_line_is_named_with_its_remedy(data: bytes, message: str) -> Non
         read(data)
 
 
-NODES = st.sampled_from([F, G, "label:Ann", 'label:"O, Neil"\n', "label: ن ", "label:label:"])
+NODES = st.sampled_from(
+    [F, G, "label:Ann", 'label:"O, Neil"\n', "label:a\rb", "label: ن ", "label:label:"]
+)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: bool(t.strip()))
 LINES = st.one_of(
     st.tuples(st.sampled_from([Kind.SAME, Kind.DIFFERENT]), NODES, NODES).filter(
@@ -90,6 +92,7 @@ LINES = st.one_of(
 
 
 @given(st.lists(LINES))
+@example([(Kind.NAME, F, "Ann\rLee"), (Kind.SAME, "label:\r\n", "label:x\r")])
 def test_what_is_written_is_read_again(lines: list[tuple[Kind, str, str]]) -> None:
     said = [Said(*line) for line in lines]
     data = format_lines(said)

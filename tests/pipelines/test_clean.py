@@ -19,6 +19,6 @@ def test_any_number_of_cores_decides_the_same(dataset: Dataset, cores: str, thre
     assert job.threads == threads
     assert plan.shards == clean_plan(dataset, labelled_settings(), Constraints())[1].shards
     earlier = earlier_of(dataset, task.payload.digest, Constraints())
-    decisions, pairs, _ = job.open().decide(Constraints(), earlier, Stopwatch())
-    assert decisions.equals(dataset.table("decisions"))
-    assert pairs.equals(dataset.table("label_pairs"))
+    done = job.open().decide(Constraints(), earlier, Stopwatch())
+    assert done.table.equals(dataset.table("decisions"))
+    assert done.pairs.equals(dataset.table("label_pairs"))

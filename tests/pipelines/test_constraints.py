@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from facepipe.constraints import Constraints, parse_constraints
 from facepipe.errors import StoreError, UsageError
-from facepipe.shards import Dataset
+from facepipe.shards import Dataset, open_dataset
 from facepipe.store import LocalStore
 from pipelines.constraints import KEY, add_constraints, read_constraints, read_file
+from tests.pipelines.conftest import curated, ran
 
 F, G = "0" * 32 + "-0000", "1" * 32 + "-0000"
 
@@ -53,6 +55,23 @@ def test_a_list_that_somebody_has_broken_is_named(tmp_path: Path) -> None:
     dataset.store.put(KEY, b"kind,a,b\nhold,x,\n")
     with pytest.raises(UsageError, match=rf"{KEY}, line 2: unknown kind 'hold'"):
         read_constraints(dataset)
+
+
+def test_clean_stores_no_list_that_it_cannot_obey(
+    dataset: Dataset, tmp_path: Path, made_pack: Path
+) -> None:
+    out = tmp_path / "ds"
+    shutil.copytree(dataset.store.local, out)
+    rows = dataset.table("decisions").to_pylist()
+    kept = next(r for r in rows if r["source_label"] == "person-3" and r["decision"] == "keep")
+    face = kept["face_id"]
+    own = parse_constraints(f"kind,a,b\ndifferent,{face},label:person-3\n".encode(), "own.csv")
+    curated([], out, made_pack, steps=("clean",), constraints=own)
+    more = parse_constraints(f"kind,a,b\nkeep,{face},\n".encode(), "more.csv")
+    with pytest.raises(UsageError, match=r"line 2 \(different\) contradicts more.csv, line 2"):
+        curated([], out, made_pack, steps=("clean",), constraints=more)
+    assert read_constraints(open_dataset(out)).lines == own.lines
+    assert not ran(curated([], out, made_pack, steps=("clean",)))
 
 
 def test_only_who_holds_the_dataset_may_write(tmp_path: Path) -> None:

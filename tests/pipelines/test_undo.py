@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from facepipe.commits import Plan
-from facepipe.constraints import parse_constraints
+from facepipe.constraints import label_rules, parse_constraints
 from facepipe.errors import DatasetNotFound, UsageError
 from facepipe.shards import Dataset
-from pipelines.constraints import KEY, add_constraints, read_constraints
+from pipelines.constraints import KEY, add_constraints, own_labels, read_constraints
 from pipelines.undo import Choice, format_undo, plan_undo, settings_as_run, undo
 from tests.pipelines.report_pages import a_face, decided, stored
 
@@ -142,6 +143,52 @@ def test_what_was_said_of_a_label_is_forgotten(dataset: Dataset) -> None:
     found = undo(dataset, Choice(label="ann", said=True))
     assert [line.kind for line in found.removed] == ["same", "drop"]
     assert texts(dataset) == [f"keep,{ID[6]}"] and found.lines == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "numbers", "added", "removed"),
+    [
+        (["different,#1,label:ann"], [1], [], [0]),
+        (["different,#1,#2"], [1, 2], None, [0]),  # one of them is kept: of two no more can be
+        (["same,#1,#2", "different,#2,label:ann"], [1], [], [0]),
+        (["name,#1,Ann", "drop,#0"], [1], ["keep,#1"], []),
+        (["same,#3,label:ann", "same,#3,label:bob"], [3], [], [0]),
+        (["keep,#4", "drop,#0"], [2, 3, 6], ["different,label:ann,label:bob"], []),
+    ],
+)
+def test_lines_that_do_not_agree_go(
+    dataset: Dataset,
+    lines: list[str],
+    numbers: list[int],
+    added: list[str] | None,
+    removed: list[int],
+) -> None:
+    def of(line: str) -> str:
+        return re.sub(r"#(\d)", lambda found: ID[int(found[1])], line)
+
+    said = parse_constraints("\n".join(["kind,a,b", *map(of, lines)]).encode(), "own")
+    with dataset.held():
+        add_constraints(dataset, said)
+    found = undo(dataset, Choice(faces=[ID[n] for n in numbers]))
+    if added is None:
+        assert len(found.added) == 1
+    else:
+        assert {of(line) for line in added} <= {line.text for line in found.added}
+        assert bool(added) == bool(found.added)
+    assert found.removed == [said.lines[n] for n in removed]
+    stored = read_constraints(dataset)
+    assert stored.lines == tuple(said.without(found.removed).added(found.added).lines)
+    label_rules(stored, own_labels(dataset, stored.faces, "decisions"))  # clean can obey it
+
+
+def test_what_lines_of_others_contradict_is_not_stored(dataset: Dataset) -> None:
+    lines = f"kind,a,b\nkeep,{ID[0]},\nkeep,{ID[4]},\nsame,{ID[0]},{ID[4]}\n"
+    with dataset.held():
+        add_constraints(dataset, parse_constraints(lines.encode(), "own"))
+    before = texts(dataset)
+    with pytest.raises(UsageError, match=r"this run \(different\) contradicts .*line 4 \(same\)"):
+        undo(dataset, Choice(faces=[ID[3]]))
+    assert texts(dataset) == before
 
 
 def test_undo_needs_decisions(tmp_path: Path) -> None:
