@@ -46,6 +46,20 @@ EXPORT_ONLY = {"score_scale", "score_shift"}  # settings that change the file an
 MOST_NORM = 10.0  # of the gradient: a batch of odd pictures moves the net no further
 
 
+class FinishSettings(BaseModel):
+    """More pictures at the end, from a lower rate on and with other stress on landmarks.
+
+    Scores gain from small steps over many pictures, and lose to landmarks while they are learned;
+    landmarks come last, when scores hardly move any more.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: int = Field(24_000, ge=1, description="to see besides")
+    landmarks: float = Field(4.0, ge=0, description="weight of the landmarks' part")
+    rate: float = Field(0.3, gt=0, le=1, description="share of the rates that it begins with")
+
+
 class DetectorSettings(BaseModel):
     """A detector's training."""
 
@@ -62,6 +76,7 @@ class DetectorSettings(BaseModel):
     loss: LossSettings = LossSettings()
     optimizer: MuonAdamW = MuonAdamW()
     schedule: Cosine = Cosine(warmup_epochs=0.5, floor=0.01)
+    finish: FinishSettings | None = Field(None, description="what comes after these pictures")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights, a step")
     bf16: bool = Field(True, description="convolutions in bfloat16; all else in float32")
     threads: int = Field(1, ge=1, description="of torch")
@@ -105,7 +120,7 @@ def train_detector(
     Returns the net with averaged weights, in evaluation mode. ``lineage`` tells the photos and
     their labels. Raises UsageError where the run is of other settings or lineage.
     """
-    told = settings.model_dump(mode="json", exclude=EXPORT_ONLY)
+    told = settings.model_dump(mode="json", exclude=EXPORT_ONLY, exclude_none=True)
     begin(run, {"settings": told, "lineage": lineage})
     torch.manual_seed(settings.seed)
     net = DetectorNet(settings.net)
@@ -115,7 +130,9 @@ def train_detector(
     average = WeightAverage(net, settings.ema_decay)
     done = read_state(run, net, average, optimizers)
     mosaics = Mosaics(album, settings.mosaics, settings.seed)
-    steps = -(-settings.pictures // settings.batch)
+    steps = _steps(settings.pictures, settings)
+    if settings.finish is not None:
+        steps += _steps(settings.finish.pictures, settings)
     started, first = time.perf_counter(), done
     net.train()
     for step in range(done, steps):
@@ -158,7 +175,8 @@ def _step(
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
         answer = net(pictures)
     side = settings.mosaics.canvas_px
-    losses = detector_loss(answer, truth, points, (side, side), settings.loss)
+    weights, share = _course(settings, step)
+    losses = detector_loss(answer, truth, points, (side, side), weights)
     if not bool(losses.total().isfinite()):
         raise FacepipeError(
             f"the loss of step {step + 1} is not finite: lower optimizer.lr, and run again"
@@ -167,14 +185,28 @@ def _step(
         optimizer.zero_grad()
     losses.total().backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(net.parameters(), MOST_NORM)
-    total = settings.pictures
-    share = factor(
-        settings.schedule, seen, seen + settings.batch, total=total, epoch_samples=EPOCH_PICTURES
-    )
     set_rates(optimizers, share)
     for optimizer in optimizers:
         optimizer.step()
     return Losses(*(part.detach() for part in losses))
+
+
+def _steps(pictures: int, settings: DetectorSettings) -> int:
+    return -(-pictures // settings.batch)
+
+
+def _course(settings: DetectorSettings, step: int) -> tuple[LossSettings, float]:
+    """Return the weights of a step's losses, and the share of the base rates."""
+    before, finish = _steps(settings.pictures, settings), settings.finish
+    if finish is None or step < before:
+        weights, schedule, total, rate = settings.loss, settings.schedule, settings.pictures, 1.0
+    else:
+        weights = settings.loss.model_copy(update={"landmarks": finish.landmarks})
+        schedule = settings.schedule.model_copy(update={"warmup_epochs": 0.0})
+        step, total, rate = step - before, finish.pictures, finish.rate
+    seen = step * settings.batch
+    share = factor(schedule, seen, seen + settings.batch, total=total, epoch_samples=EPOCH_PICTURES)
+    return weights, rate * share
 
 
 class _Told:

@@ -18,7 +18,7 @@ from training.checkpoint import checkpoints
 from training.detector_export import detector_bytes, folded
 from training.detector_net import DetectorNet, NetSettings, decoded_boxes, points_of
 from training.detector_photos import labelled_half, people_of_folds, photos_in
-from training.detector_run import DetectorSettings, load, train_detector
+from training.detector_run import DetectorSettings, _course, load, train_detector
 
 SMALL = {
     "pictures": 12,
@@ -58,6 +58,26 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptData):
         train_detector(settings(), album, tmp_path / "stopped")
+
+
+def test_a_run_is_finished_from_where_it_stood(tmp_path: Path) -> None:
+    """Up to there it is the run without a finish; then rates and weights of losses are others."""
+    album = [photo(number) for number in range(3)]
+    plain = train_detector(settings(), album, tmp_path / "plain").state_dict()
+    finish = {"pictures": 4, "landmarks": 4.0, "rate": 0.5}
+    longer = settings(finish=finish, loss={"landmarks": 1.0})
+    shorter = settings(loss={"landmarks": 1.0})
+    course = [_course(longer, step) for step in range(8)]
+    assert course[:6] == [_course(shorter, step) for step in range(6)]
+    assert [weights.landmarks for weights, _ in course] == [1.0] * 6 + [4.0] * 2
+    assert course[6][1] == 0.5 and 0 < course[7][1] < 0.5
+    same = settings(finish={**finish, "landmarks": DetectorSettings().loss.landmarks})
+    stopped = train_detector(same, album, tmp_path / "run", stop=lambda step: step == 6)
+    assert all(torch.equal(plain[name], w) for name, w in stopped.state_dict().items())
+    ended = train_detector(same, album, tmp_path / "run")
+    straight = train_detector(same, album, tmp_path / "straight").state_dict()
+    assert all(torch.equal(straight[name], w) for name, w in ended.state_dict().items())
+    assert not all(torch.equal(plain[name], w) for name, w in straight.items())
 
 
 def test_facepipe_reads_the_file_as_the_net_means_it() -> None:
