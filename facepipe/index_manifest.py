@@ -183,7 +183,10 @@ class Manifest(_Record):
 
     schema_version: Literal[2] = INDEX_VERSION
     inputs: str = Field(description="digest of all that the index was made from")
-    parent: str | None = Field(pattern=_HEX, description="the version it was made from")
+    parent: str | None = Field(
+        pattern=_HEX,
+        description="the version it was made from; null for a first one and after a compaction that erased",
+    )
     action: Action = Field(description="what made it out of its parent")
     embedding: Embedding
     dataset: Origin

@@ -2,8 +2,10 @@
 
 A gallery that forgot whom it has deleted would take them in again with the next photos. Kept is
 a digest of each deleted face's id, and of the photo's id where a whole photo was deleted: 16 bytes
-each, rising, and nothing else. No id, vector or name can be had from them. Who has the very file
-of a photo can work out its id, and so tell that a face of it was deleted; nobody else can.
+each, rising, and nothing else. A face of such a photo that was asked back has a digest of another
+kind, so that the photo's other faces stay out; who does not know that kind leaves the face out.
+No id, vector or name can be had from them. Who has the very file of a photo can work out its id,
+and so tell that a face of it was deleted; nobody else can.
 
 Legend: F faces.
 """
@@ -23,7 +25,8 @@ from facepipe.errors import CorruptData
 from facepipe.index_manifest import DIGEST_BYTES, IndexFile
 
 DELETED = "deleted"  # the reason in the account of a gallery
-_PURPOSE = b"facepipe-deleted"  # BLAKE2's person (RFC 7693, 2.5): no other digest of an id is equal
+# BLAKE2's person (RFC 7693, 2.5), 16 bytes: no other digest of an id is equal.
+_PURPOSE, _RESTORED = b"facepipe-deleted", b"facepipe-restore"
 _REMEDY = (
     "the list of those who were deleted is damaged: go back with facepipe index rollback, or "
     "build the index again with --restore-all, and delete them again"
@@ -37,33 +40,37 @@ class Suppressed:
     digests: frozenset[bytes] = frozenset()
 
     def __len__(self) -> int:
-        """Return how many digests there are: of faces, and of whole photos."""
+        """Return how many digests there are: of faces, of whole photos, and of those asked back."""
         return len(self.digests)
 
     def mask(self, face_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-        """Return which faces (F, bool) are to stay out, by their own id or their photo's."""
+        """Return which faces (F, bool) are to stay out, by their own id or their photo's.
+
+        A face that was asked back comes in though its photo stays out, unless it has been
+        deleted again by its own id.
+        """
         if not self.digests:
             return np.zeros(len(face_ids), dtype=bool)
-        known = self.digests
-        return np.array(
-            [
-                _digest(face) in known or _digest(ids.photo_of(face)) in known
-                for face in face_ids.to_pylist()
-            ],
-            dtype=bool,
-        )
+        return np.array([self._names(face) for face in face_ids.to_pylist()], dtype=bool)
+
+    def _names(self, face: str) -> bool:
+        if _digest(face) in self.digests:
+            return True
+        photo_out = _digest(ids.photo_of(face)) in self.digests
+        return photo_out and _digest(face, _RESTORED) not in self.digests
 
     def joined(self, faces: Iterable[str], photos: Iterable[str] = ()) -> Suppressed:
         """Return the same with more face ids, and photo ids for all faces of a photo."""
-        return Suppressed(self.digests | {_digest(name) for name in (*faces, *photos)})
+        faces = tuple(faces)
+        back = {_digest(face, _RESTORED) for face in faces}
+        return Suppressed((self.digests - back) | {_digest(name) for name in (*faces, *photos)})
 
     def without(self, faces: Iterable[str]) -> Suppressed:
-        """Return the same without faces, and without their photos as a whole.
-
-        Other faces of such a photo stay out by their own ids, which were taken down with it.
-        """
-        names = [name for face in faces for name in (face, ids.photo_of(face))]
-        return Suppressed(self.digests - {_digest(name) for name in names})
+        """Return the same without faces; where their whole photo stays out, they come in still."""
+        faces = tuple(faces)
+        own = {_digest(face) for face in faces}
+        of_photos = [face for face in faces if _digest(ids.photo_of(face)) in self.digests]
+        return Suppressed((self.digests - own) | {_digest(f, _RESTORED) for f in of_photos})
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
@@ -85,5 +92,5 @@ def decode_suppressed(data: bytes, file: IndexFile, where: str) -> Suppressed:
     return found
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES, person=_PURPOSE).digest()
+def _digest(name: str, purpose: bytes = _PURPOSE) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES, person=purpose).digest()

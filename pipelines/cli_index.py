@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import cli_index_life, cli_index_versions, cli_search
-from pipelines.index_options import From, Index, NoPublish, RestoreAll, Several, build_workers
+from pipelines.index_options import (
+    From,
+    Index,
+    NoPublish,
+    RestoreAll,
+    Several,
+    build_workers,
+    not_in_force,
+)
 from pipelines.options import (
     Config,
     DryRun,
@@ -147,12 +155,7 @@ def _built(manifest: dict[str, Any], where: str) -> str:
             f"({found['rth_low']:.4f} to {found['rth_high']:.4f}, {found['queries']} queries), "
             f"{search['nprobe']} of {manifest['template']['nlist']} lists a search"
         )
-    if not manifest["published"]:
-        text += (
-            f"\nversion {manifest['version'][:12]} is not in force yet: facepipe index publish "
-            f"{where}"
-        )
-    return text
+    return text + not_in_force(manifest, where)
 
 
 @app.command(cls=EngineCommand)
@@ -211,6 +214,7 @@ def add(
     typer.echo(
         f"{done}{made['added']} faces added, {made['removed']} removed: "
         f"{made['totals']['indexed']} in {index}; threshold {made['threshold']['value']:.3f}"
+        f"{not_in_force(made, index)}"
     )
 
 

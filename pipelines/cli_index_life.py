@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.index_options import From, Index, NoPublish, Several, build_workers
+from pipelines.index_options import From, Index, NoPublish, Several, build_workers, not_in_force
 from pipelines.options import (
     Config,
     DryRun,
@@ -89,8 +89,13 @@ def delete(
     if dry_run:
         typer.echo(f"{what} would be deleted from {index}")
         return
+    left = made["totals"]["indexed"]
+    if not made["published"]:
+        waits = not_in_force(made, index)
+        typer.echo(f"{what} will be deleted from {index}, {left} will be left{waits}")
+        return
     typer.echo(
-        f"{what} deleted from {index}, {made['totals']['indexed']} are left; "
+        f"{what} deleted from {index}, {left} are left; "
         f"off the disk with facepipe index compact {index} --all"
     )
 
@@ -191,4 +196,5 @@ def migrate(
         f"{made['embedding']['model_id'][:12]}; of {agreement['faces']} sampled faces "
         f"{agreement['same_person']:.1%} find the same person as before, "
         f"{agreement['same_face']:.1%} the same face"
+        f"{not_in_force(made, index)}"
     )

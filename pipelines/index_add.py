@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from facepipe.errors import ModelMismatch, UsageError
+from facepipe.errors import ModelMismatch, StoreError, UsageError
 from facepipe.gallery import Include
 from facepipe.gallery_changes import Indexed
-from facepipe.index_manifest import Manifest, Origin, read_manifest
+from facepipe.index_manifest import Manifest, Origin, Shard, read_manifest
 from facepipe.index_settings import IndexSettings
 from facepipe.shards import Dataset
 from facepipe.store import Store
@@ -21,7 +21,7 @@ from facepipe.suppressed import NOBODY, Suppressed
 from pipelines.index import Plans, finished_plans, settings_inputs, table_inputs, totals_of
 from pipelines.index_build import Build, Workers, changed, described
 from pipelines.index_calibrate import unmeasured
-from pipelines.index_delete import Doomed, without
+from pipelines.index_delete import ROW_COLUMNS, Doomed, without
 from pipelines.index_files import living_rows
 from pipelines.index_select import Stretch, Work, cut, look
 from pipelines.index_shards import Making
@@ -32,7 +32,7 @@ from pipelines.index_suppressed import (
     put_suppressed,
     read_suppressed,
 )
-from pipelines.index_versions import own_folder, retire, tidy
+from pipelines.index_versions import all_versions, own_folder, retire, tidy
 from pipelines.progress import Progress
 
 
@@ -77,17 +77,17 @@ def add_to_index(
     if manifest.inputs == inputs_with(basis, manifest.suppressed) and not (restore or restore_all):
         return _nothing(store, version, manifest, progress)
     suppressed = NOBODY if restore_all else read_suppressed(store, manifest)
-    stretch = _looked(dataset, include, plans, suppressed, restore)
+    restored = _Restored(restore)
+    stretch = _looked(dataset, include, plans, suppressed, restored)
+    restored.need_all(store, manifest)
     inputs = inputs_with(basis, listed(stretch.still_suppressed))
     with Build.begin(store, settings, dataset=dataset, workers=workers, progress=progress) as build:
         seen, (version, manifest) = manifest, read_manifest(store)  # as it is while it is held
-        need_same(store, seen, manifest)
+        _need_alike(store, seen, manifest, dataset)
         works, gone = _difference(store, manifest, stretch, inputs)
         if not works and not any(map(len, gone)) and _is_accounted(stretch, manifest):
             retire(store, build.held)
             return _nothing(store, version, manifest, progress)
-        dim, template = manifest.embedding.dim, manifest.template
-        makings = [Making(dim=dim, template=template, work=work) for work in works]
         draft = changed(
             manifest,
             inputs=inputs,
@@ -96,7 +96,7 @@ def add_to_index(
             dataset=Origin(plans=plans, include=include, by=stretch.selector.by),
             totals=totals_of(stretch),
             suppressed=put_suppressed(store, stretch.still_suppressed),
-            shards=(*without(store, manifest.shards, gone), *build.shards(makings, whole=False)),
+            shards=_beside(without(store, manifest.shards, gone), _made(build, manifest, works)),
             threshold=unmeasured(settings),
             recall=None,
         )
@@ -107,24 +107,33 @@ def add_to_index(
     return described(version, manifest, built=True, published=publish, **counts)
 
 
+def _made(build: Build, manifest: Manifest, works: Sequence[Work]) -> tuple[Shard, ...]:
+    dim, template = manifest.embedding.dim, manifest.template
+    makings = [Making(dim=dim, template=template, work=work) for work in works]
+    return build.shards(makings, whole=False)
+
+
+def _beside(old: Sequence[Shard], made: Sequence[Shard]) -> tuple[Shard, ...]:
+    """Return old shards and new ones; of one that is both, all rows were deleted until now."""
+    again = {shard.name for shard in made}
+    return (*(shard for shard in old if shard.name not in again), *made)
+
+
 def _looked(
     dataset: Dataset,
     include: Include,
     plans: Plans,
     suppressed: Suppressed,
-    restore: Sequence[str],
+    restored: _Restored,
 ) -> Stretch:
     """Judge the faces of a dataset, with those who were deleted and are not to come back."""
-    restored = _Restored(restore)
-    stretch = look(
+    return look(
         dataset,
         include,
         decided=plans["clean"] is not None,
         suppressed=suppressed,
-        restore=restored.mask if restore else None,
+        restore=restored.mask if restored.names else None,
     )
-    restored.need_all()
-    return stretch
 
 
 def _is_accounted(stretch: Stretch, manifest: Manifest) -> bool:
@@ -139,20 +148,35 @@ class _Restored:
     def __init__(self, names: Sequence[str]) -> None:
         names = tuple(names)
         self._doomed = Doomed(faces=names, photos=names, people=names)
-        self._names, self._found = names, Counter[str]()
+        self.names, self._found = names, Counter[str]()
 
     def mask(self, rows: pa.Table) -> NDArray[np.bool_]:
         """Return which of these deleted faces are named."""
         return self._doomed.mask(rows, self._found)
 
-    def need_all(self) -> None:
-        """Raise UsageError for a name that none of the deleted faces has."""
-        unknown = [name for name in self._names if not self._found[name]]
+    def need_all(self, store: Store, manifest: Manifest) -> None:
+        """Raise UsageError for a name that none of the deleted faces has.
+
+        Nor one that the version in force has brought back: the same command is run again.
+        """
+        if not all(self._found[name] for name in self.names):
+            self._find_back(store, manifest)
+        unknown = [name for name in self.names if not self._found[name]]
         if unknown:
             raise UsageError(
                 f"{unknown[0]!r} is nobody who was deleted and whom the dataset keeps: name a face "
                 "id, a photo or a person as the dataset has them now"
             )
+
+    def _find_back(self, store: Store, manifest: Manifest) -> None:
+        parent = all_versions(store).get(manifest.parent or "")
+        if parent is None or manifest.action != "add":
+            return
+        before, now = read_suppressed(store, parent), read_suppressed(store, manifest)
+        for _, _, rows in living_rows(store, manifest.shards, ROW_COLUMNS):
+            face_ids = rows.column("face_id")
+            back = before.mask(face_ids) & ~now.mask(face_ids)
+            self._doomed.mask(rows.filter(pa.array(back)), self._found)
 
 
 def _difference(
@@ -167,6 +191,16 @@ def _difference(
 
     works = cut(store, inputs, stretch, manifest.shard_rows, keep=new)
     return works, indexed.gone(len(manifest.shards))
+
+
+def _need_alike(store: Store, seen: Manifest, now: Manifest, dataset: Dataset) -> None:
+    """Raise StoreError where another version asks for other faces or promises something else."""
+    _same_model(store, now, dataset)
+    need_same(store, seen, now)
+    settings = IndexSettings()
+    alike = settings_like(seen, settings) == settings_like(now, settings)
+    if not alike or seen.dataset.include != now.dataset.include:
+        raise StoreError(f"{store.uri} has just got another version: run the same command again")
 
 
 def _same_model(store: Store, manifest: Manifest, dataset: Dataset) -> None:

@@ -8,7 +8,7 @@ with Build.begin(store, ...) as build:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ from pipelines.index_versions import (
     in_force,
     put_in_force,
     retire,
+    waiting,
     write_version,
 )
 from pipelines.progress import Progress
@@ -156,9 +157,21 @@ class Build:
             for named in version_files(manifest):
                 check_size(self.store, named)
             need_recall(manifest, version)
+            waited = waiting(self.store) - {version}
             put_in_force(self.store, self.held, version, self.etag)
-        retire(self.store, self.held, only_current=erase)
+            say_dropped(self.progress, waited)
+        # A build over a version that cannot be read has obeyed every list, or was told not to.
+        retire(self.store, self.held, only_current=erase, forget=in_force and self.before is None)
         return version
+
+
+def say_dropped(progress: Progress, versions: Iterable[str]) -> None:
+    """Say which versions will never be in force, as another one is that was made beside them."""
+    for version in sorted(versions):
+        progress.say(
+            f"index: version {version[:12]}, which is not in force, is dropped: what it "
+            "changed is not in the one that is in force now"
+        )
 
 
 def changed(manifest: Manifest, **fields: Any) -> Manifest:

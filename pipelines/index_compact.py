@@ -73,7 +73,9 @@ def compact_index(
                 shards += group.shards
             elif group.living:
                 shards.append(next(made))
-        manifest = changed(manifest, parent=version, action="compact", shards=tuple(shards))
+        # Who erases names no parent, so that any later run ends what a kill has left undone.
+        parent = None if erase else version
+        manifest = changed(manifest, parent=parent, action="compact", shards=tuple(shards))
         version = build.publish(manifest, erase=erase)
     progress.say(f"index: {counts['rewritten']} shards rewritten, {counts['erased']} rows erased")
     return described(version, manifest, built=True, published=True, **counts)

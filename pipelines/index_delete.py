@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from facepipe import ids
-from facepipe.errors import StoreError, UsageError
+from facepipe.errors import CorruptData, StoreError, UsageError
 from facepipe.index_manifest import Manifest, Shard, Totals, read_manifest
 from facepipe.index_settings import IndexSettings
 from facepipe.store import Store
@@ -27,7 +27,7 @@ from facepipe.tombstones import living, with_dead
 from pipelines.index_build import Build, changed, described
 from pipelines.index_files import living_rows, read_dead, read_rows
 from pipelines.index_suppressed import put_suppressed, read_suppressed
-from pipelines.index_versions import own_folder, tidy
+from pipelines.index_versions import current_etag, own_folder, tidy
 from pipelines.progress import Progress
 
 ROW_COLUMNS = ("face_id", "uri", "member", "identity_id")
@@ -60,6 +60,15 @@ class Doomed:
             total |= _count(person, name, found)
         return total
 
+    def need_text(self) -> None:
+        """Raise UsageError for a name that is no Unicode text, as a stored one always is."""
+        for name in self.names:
+            if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):
+                raise UsageError(
+                    f"{name!r} is no UTF-8 text: a file or folder of such a name is stored as "
+                    "file://... with %FF for each such byte, as facepipe search prints it"
+                )
+
     @property
     def names(self) -> tuple[str, ...]:
         """Return all of them."""
@@ -90,20 +99,27 @@ def delete_from_index(
     """
     progress = progress or Progress(quiet=True)
     store = own_folder(uri)
-    version, manifest = read_manifest(store)
-    if not doomed.names:
-        raise UsageError("nothing to delete: give --face, --photo or --person")
-    gone, faces, whole_photos = _doomed_rows(store, manifest, doomed)
+    doomed.need_text()
+    etag = current_etag(store)
+    try:
+        version, manifest = read_manifest(store)
+        rows = _doomed_rows(store, manifest, doomed)
+        listed_before = read_suppressed(store, manifest)
+    except CorruptData as error:  # or files that another version does not need any more
+        if current_etag(store) != etag:
+            raise _meanwhile(store) from error
+        raise
+    gone, faces = rows.gone, rows.faces
+    suppressed = listed_before.joined([*faces, *rows.gone_before], rows.whole_photos)
     photos = len({ids.photo_of(face) for face in faces})
     counts = {"removed": len(faces), "photos": photos, "faces": faces}
-    if dry or not counts["removed"]:
+    if dry or (not counts["removed"] and suppressed == listed_before):
         if not dry:
             tidy(store)
         progress.say(f"index: {counts['removed']} faces of {photos} photos to delete in {uri}")
         return described(version, manifest, built=False, published=True, **counts)
     with _held_as_read(store, version, progress) as build:
         shards = without(store, manifest.shards, gone)
-        suppressed = read_suppressed(store, manifest).joined(faces, whole_photos)
         later = changed(
             manifest,
             inputs=ids.digest(["delete", manifest.inputs, [s.tombstones_key for s in shards]]),
@@ -123,34 +139,68 @@ def _held_as_read(store: Store, version: str, progress: Progress) -> Iterator[Bu
     """Hold an index that is still at a version; publishing fails where it is not."""
     with Build.begin(store, IndexSettings(), progress=progress) as build:
         if build.before is None or build.before[0] != version:
-            raise StoreError(f"{store.uri} has just got another version: run the command again")
+            raise _meanwhile(store)
         yield build
 
 
-def _doomed_rows(
-    store: Store, manifest: Manifest, doomed: Doomed
-) -> tuple[list[Int64], list[str], set[str]]:
-    """Return the living rows of each shard that are meant, their face ids, and whole photos."""
+def _meanwhile(store: Store) -> StoreError:
+    return StoreError(f"{store.uri} has just got another version: run the same command again")
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What of a gallery is meant."""
+
+    gone: list[Int64] = field(default_factory=list)  # the living rows of each shard
+    faces: list[str] = field(default_factory=list)  # of those
+    gone_before: set[str] = field(default_factory=set)  # faces that were taken out earlier
+    whole_photos: set[str] = field(default_factory=set)
+
+
+def _doomed_rows(store: Store, manifest: Manifest, doomed: Doomed) -> _Rows:
+    """Return the rows that are meant: living ones, and dead ones of which faces are kept out.
+
+    Of rows that are dead already, faces and photos are taken down too, and no people: a name
+    may be that of a row from before another name came.
+    """
+    if not doomed.names:
+        raise UsageError("nothing to delete: give --face, --photo or --person")
     found: Counter[str] = Counter()
-    gone: list[Int64] = []
-    faces: list[str] = []
-    whole_photos: set[str] = set()
+    meant = _Rows()
     by_photo = Doomed(photos=doomed.photos)
+    by_id = Doomed(faces=doomed.faces, photos=doomed.photos)
     for shard in manifest.shards:
         rows = read_rows(store, shard, ROW_COLUMNS)
-        meant = doomed.mask(rows, found) & living(shard, read_dead(store, shard))
-        gone.append(np.flatnonzero(meant))
-        lost = rows.take(pa.array(gone[-1]))
-        faces += lost.column("face_id").to_pylist()
-        of_photos = lost.filter(pa.array(by_photo.mask(lost))).column("face_id")
-        whole_photos.update(map(ids.photo_of, of_photos.to_pylist()))
+        alive = living(shard, read_dead(store, shard))
+        wanted, face_ids = doomed.mask(rows, found), rows.column("face_id")
+        meant.gone.append(np.flatnonzero(wanted & alive))
+        meant.faces += face_ids.take(pa.array(meant.gone[-1])).to_pylist()
+        dead = face_ids.filter(pa.array(by_id.mask(rows) & ~alive))
+        meant.gone_before.update(dead.to_pylist())
+        of_photos = face_ids.filter(pa.array(by_photo.mask(rows)))
+        meant.whole_photos.update(map(ids.photo_of, of_photos.to_pylist()))
+    meant.faces.sort()
+    meant.gone_before -= set(meant.faces)
+    _spare(store, manifest, meant)
     unknown = [name for name in doomed.names if not found[name]]
     if unknown:
         raise UsageError(
             f"{unknown[0]!r} is not in {store.uri} ({len(unknown)} of {len(doomed.names)} given "
             "are not): facepipe index verify --absent says whether any trace of it is left"
         )
-    return gone, sorted(faces), whole_photos
+    return meant
+
+
+def _spare(store: Store, manifest: Manifest, meant: _Rows) -> None:
+    """Take down nothing of dead rows that lives on in the gallery, as under a later uri."""
+    going = set(meant.faces)
+    earlier = meant.whole_photos - {ids.photo_of(face) for face in going}
+    if not earlier and not meant.gone_before:
+        return
+    for _, _, rows in living_rows(store, manifest.shards, ("face_id",)):
+        staying = set(rows.column("face_id").to_pylist()) - going
+        meant.gone_before -= staying
+        meant.whole_photos -= earlier & {ids.photo_of(face) for face in staying}
 
 
 def _less(totals: Totals, gone: Iterable[Int64], people: int) -> Totals:

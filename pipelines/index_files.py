@@ -119,6 +119,8 @@ def row_parts(
                 part = parquet.read_row_groups(some, own, use_threads=False)
                 yield start, part.select(own)
                 start += len(part)
+    except PermissionError:
+        raise  # which says nothing of the bytes
     except (pa.ArrowException, OSError) as error:
         raise CorruptData(f"{where} is no Parquet file ({error}): {REMEDY}") from error
 

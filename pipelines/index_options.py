@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,14 @@ NoPublish = Annotated[
         "--no-publish", help="Write the version and leave the one in force; see `index publish`."
     ),
 ]
+
+
+def not_in_force(made: Mapping[str, Any], index: str) -> str:
+    """Return a line that says so of a version which waits; nothing of one in force."""
+    if made["published"]:
+        return ""
+    version = made["version"][:12]
+    return f"\nversion {version} is not in force yet: facepipe index publish {index} {version}"
 
 
 @contextmanager

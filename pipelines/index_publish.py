@@ -7,7 +7,7 @@ from typing import Any
 from facepipe.errors import CorruptData, StoreError, UsageError
 from facepipe.index_manifest import Manifest, read_manifest
 from facepipe.store import Store, locked
-from pipelines.index_build import described, need_recall
+from pipelines.index_build import described, need_recall, say_dropped
 from pipelines.index_files import check_size, version_files
 from pipelines.index_verify import Findings, check_version
 from pipelines.index_versions import (
@@ -19,6 +19,8 @@ from pipelines.index_versions import (
     own_folder,
     put_in_force,
     retire,
+    unreadable,
+    waiting,
 )
 from pipelines.progress import Progress
 
@@ -50,17 +52,25 @@ def publish_version(
                 f"version {version[:12]} is not put in force: {'; '.join(findings.problems[:3])}"
             )
         need_recall(manifest, version)
+        waited = waiting(store) - {version}
         put_in_force(store, held, version, etag)
+        if before is not None:
+            say_dropped(progress, waited)
         retire(store, held)
     progress.say(f"index: {version[:12]} is in force in {uri}")
     return described(version, manifest, published=True)
 
 
 def _staged(store: Store, before: Version | None) -> Version:
-    current = before[0] if before else None
-    staged = [
-        (v, m) for v, m in all_versions(store).items() if m.parent == current and v != current
-    ]
+    current, versions = before[0] if before else None, all_versions(store)
+    staged = [(v, m) for v, m in versions.items() if m.parent == current and v != current]
+    lost = current_etag(store) is not None or len(versions) > len(staged) or unreadable(store)
+    if before is None and lost:  # and not merely a first version that waits
+        raise UsageError(
+            f"the version of {store.uri} that is in force cannot be read, so that none is known "
+            "to wait for it: name one that facepipe index versions lists, which takes back what "
+            "was deleted since, or facepipe index build makes the index again and nobody comes back"
+        )
     if len(staged) != 1:
         raise UsageError(
             f"{len(staged)} versions of {store.uri} wait to be put in force: facepipe index "
@@ -83,13 +93,20 @@ def roll_back(uri: str, *, progress: Progress | None = None) -> dict[str, Any]:
         etag = current_etag(store)
         version, manifest = read_manifest(store)
         before, old = _parent(store, version, manifest)
+        waited = waiting(store)
         put_in_force(store, held, before, etag)
+        say_dropped(progress, waited)
         retire(store, held)
     progress.say(f"index: {before[:12]} is in force again in {uri}, {version[:12]} is not")
     return described(before, old, published=True)
 
 
 def _parent(store: Store, version: str, manifest: Manifest) -> Version:
+    if manifest.parent is None and manifest.action == "compact":
+        raise UsageError(
+            f"version {version[:12]} of {store.uri} was made by a compaction, and the one "
+            "before held deleted rows or was not to be kept: a compaction erases it"
+        )
     if manifest.parent is None:
         raise UsageError(f"version {version[:12]} of {store.uri} is the first: none is before it")
     gone = (

@@ -9,16 +9,20 @@ a run that is killed leaves CURRENT on a whole version and its rest to the next 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from facepipe import ids
 from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
 from facepipe.index_manifest import (
+    CODES,
     CURRENT,
     NAME_CHARS,
+    ROWS,
     SUPPRESSED_FOLDER,
+    TEMPLATE,
+    VECTORS,
     Manifest,
     current_version,
     manifest_key,
@@ -37,14 +41,19 @@ OWN_ENTRIES = {
     *("_commits", WORK_FOLDER, LOCK, LEASE, TEMPORARY),
 }
 # The only keys that are ever removed, in this order: a record must not outlive what it names.
+# Each to its last letter: a file that is none of the index's may lie below any of the folders.
 _HEX = rf"[0-9a-f]{{{NAME_CHARS}}}"
+_MANIFEST = re.compile(rf"versions/{_HEX}/manifest\.json")
+_FIRST_LAYOUT = "index.faiss"  # of a shard, before INDEX_VERSION 2
 OWN_KEYS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"_commits/{STEP}/.+",
-        rf"{WORK_FOLDER}/{_HEX}/.+",
-        rf"versions/{_HEX}/.+",
-        rf"shards/{_HEX}/.+|templates/{_HEX}/.+|tombstones/{_HEX}\.u32|suppressed/{_HEX}\.b16",
+        rf"_commits/{STEP}/[^/]+\.json",
+        rf"{WORK_FOLDER}/{_HEX}/[0-9]{{6}}\.parquet",
+        _MANIFEST.pattern,
+        rf"shards/{_HEX}/({'|'.join(map(re.escape, (VECTORS, CODES, ROWS, _FIRST_LAYOUT)))})"
+        rf"|templates/{_HEX}/{re.escape(TEMPLATE)}"
+        rf"|tombstones/{_HEX}\.u32|{SUPPRESSED_FOLDER}/{_HEX}\.b16",
     )
 )
 
@@ -60,11 +69,21 @@ def own_folder(out: str, dataset: Dataset | None = None) -> Store:
         raise UsageError(f"--out {out} is the dataset itself: give the index its own folder")
     names = store.names()
     others = [name for name in names if name not in OWN_ENTRIES]
-    if others and CURRENT not in names:
+    if others and not _is_index(store, names):
         raise UsageError(
             f"--out {out} holds other things ({others[0]}) and no index: give a new folder"
         )
     return store
+
+
+def _is_index(store: Store, names: Collection[str]) -> bool:
+    """Tell whether a folder is an index, maybe a damaged one: others have a CURRENT as well."""
+    if CURRENT not in names or "versions" in names:
+        return CURRENT in names
+    try:
+        return current_version(store) is not None
+    except (CorruptData, OSError):
+        return False
 
 
 def absolute(store: Store) -> str:
@@ -123,6 +142,19 @@ def kept_versions(store: Store) -> dict[str, Manifest]:
     return {v: m for v, m in versions.items() if v in (current, parent) or m.parent == current}
 
 
+def waiting(store: Store) -> set[str]:
+    """Return the versions that were made of the one in force and are not in force yet."""
+    current = _current(store)
+    return {v for v, m in all_versions(store).items() if m.parent == current and v != current}
+
+
+def unreadable(store: Store) -> set[str]:
+    """Return the keys of manifests that cannot be read."""
+    readable = {manifest_key(version) for version in all_versions(store)}
+    present = {key for key in store.list_all("versions") if _MANIFEST.fullmatch(key)}
+    return present - readable
+
+
 def _current(store: Store) -> str | None:
     with suppress(CorruptData):
         return current_version(store)
@@ -158,16 +190,38 @@ def put_in_force(store: Store, held: Held, version: str, etag: str | None) -> No
 
 
 def leftovers(store: Store, keep: Iterable[Version]) -> list[str]:
-    """Return the index's keys that no kept version names, in the order to remove them in."""
+    """Return the index's keys that no kept version names, in the order to remove them in.
+
+    None is below a linked shard, template or version: what is linked to is not the index's alone.
+    """
     named = {key for version, manifest in keep for key in version_keys(version, manifest)}
     present = [key for key in store.list_all() if key not in named]
-    return [key for own in OWN_KEYS for key in present if own.fullmatch(key)]
+    own_keys = [key for own in OWN_KEYS for key in present if own.fullmatch(key)]
+    return [key for key in own_keys if not _is_linked(store, PurePosixPath(key).parts)]
 
 
-def retire(store: Store, held: Held, *, only_current: bool = False) -> int:
+def _is_linked(store: Store, parts: tuple[str, ...]) -> bool:
+    return (
+        len(parts) > 2 and store.local is not None and store.local.joinpath(*parts[:2]).is_symlink()
+    )
+
+
+def _unobeyed(store: Store, keys: Iterable[str]) -> list[str]:
+    """Return the keys without the lists of the deleted where a manifest cannot be read.
+
+    Nobody knows then whether it was in force: such a list may be all that is left of a deletion.
+    The manifest stays beside it, as what says so.
+    """
+    damaged = unreadable(store)
+    lists = f"{SUPPRESSED_FOLDER}/" if damaged else "\0"
+    return [key for key in keys if key not in damaged and not key.startswith(lists)]
+
+
+def retire(store: Store, held: Held, *, only_current: bool = False, forget: bool = False) -> int:
     """Remove what no kept version names; return how many files.
 
-    ``only_current``: keep nothing but the version in force.
+    ``only_current``: keep nothing but the version in force. Lists of the deleted stay where a
+    manifest cannot be read, but for ``only_current`` and ``forget``: they have been obeyed.
     """
     current = _current(store)
     keep = kept_versions(store)
@@ -176,6 +230,8 @@ def retire(store: Store, held: Held, *, only_current: bool = False) -> int:
     if only_current:
         keep = {v: m for v, m in keep.items() if v == current}
     keys = leftovers(store, keep.items())
+    if not (only_current or forget):
+        keys = _unobeyed(store, keys)
     for key in keys:
         held.check()
         store.delete(key)
@@ -186,7 +242,7 @@ def retire(store: Store, held: Held, *, only_current: bool = False) -> int:
 
 def tidy(store: Store) -> None:
     """Remove what a run that was killed has left, where it has left anything."""
-    if leftovers(store, kept_versions(store).items()):
+    if _unobeyed(store, leftovers(store, kept_versions(store).items())):
         with suppress(StoreError), locked(store) as held:  # a run that is at work does it itself
             store.sweep()
             retire(store, held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from facepipe.builtin_pack import BUILTIN
-from facepipe.errors import FacepipeError
+from facepipe.errors import FacepipeError, StoreError
 from pipelines.progress import printable
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only re
 
 
 def explained(command: Command) -> Command:
-    """Turn facepipe's errors and Ctrl-C into a line on stderr and the exit code they stand for."""
+    """Turn facepipe's errors, a file's and Ctrl-C into a line on stderr and their exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -159,6 +160,16 @@ def explained(command: Command) -> Command:
         except FacepipeError as error:
             typer.echo("facepipe: " + printable(str(error), keep="\n"), err=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno is None or error.errno == errno.EPIPE:  # not of a file; no reader
+                raise
+            name = "" if error.filename is None else f"{error.filename}: "
+            typer.echo(
+                f"facepipe: {printable(name)}{error.strerror}: what is there must be readable, and "
+                "writable where the command writes",
+                err=True,
+            )
+            raise typer.Exit(StoreError.exit_code) from None
         except KeyboardInterrupt:
             typer.echo(
                 "facepipe: interrupted; what was finished is kept: run the same command again "

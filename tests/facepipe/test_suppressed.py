@@ -36,7 +36,16 @@ def test_a_restored_face_comes_back_and_others_of_its_photo_do_not() -> None:
     listed = NOBODY.joined([*FACES[:2], *photo], [PHOTOS[30]]).without(photo[:1])
     assert listed.mask(pa.array(photo)).tolist() == [False, True, True]
     assert listed.mask(pa.array(FACES[:2])).all()
-    assert listed.without([*FACES[:2], *photo]) == NOBODY
+    all_back = listed.without([*FACES[:2], *photo])
+    assert not all_back.mask(pa.array(FACES)).any()
+    new = ids.face_id(PHOTOS[30], 7)  # as another detector finds it
+    assert all_back.mask(pa.array([new])).all()
+    assert all_back.joined(photo[:1]).mask(pa.array(photo)).tolist() == [True, False, False]
+    data = all_back.encode()
+    assert decode_suppressed(data, record(data), "here") == all_back
+    own = b"facepipe-restore"
+    assert hashlib.blake2b(photo[0].encode(), digest_size=16, person=own).digest() in data
+    assert NOBODY.joined(FACES[:2]).without(FACES[:2]) == NOBODY
     assert listed.without(["nobody"]) == listed
 
 

@@ -96,6 +96,11 @@ def test_versions_wait_are_published_and_rolled_back(made: Made, tmp_path: Path)
     assert facepipe("rollback", index, "-q").startswith(first[:12])
     states = {row["version"]: row["state"] for row in as_json("versions", index)}
     assert states[first] == "in force" and sorted(states.values()) == ["in force", "waits"]
+    deleted = facepipe("delete", index, "--person", "person-003", "--no-publish", "-q")
+    assert deleted.startswith(f"4 faces of 4 photos will be deleted from {index}, 76 will be left")
+    assert f"is not in force yet: facepipe index publish {index} " in deleted
+    version = deleted.split()[-1]
+    assert facepipe("publish", index, version).endswith("76 faces\n")
 
 
 def test_a_budget_chooses_codes_and_their_recall_is_said(made: Made, tmp_path: Path) -> None:
@@ -163,6 +168,14 @@ def test_what_goes_wrong_has_its_exit_code(
     given = [a.format(data=made.folder, index=index, tmp=tmp_path) for a in args]
     assert said in facepipe(*given, code=code)
     assert contents(index) == before
+
+
+def test_what_cannot_be_read_is_said_in_a_line(made: Made, tmp_path: Path) -> None:
+    index = built(made, tmp_path)
+    (index / "CURRENT").unlink()
+    (index / "CURRENT").mkdir()
+    said = facepipe("delete", index, "--person", "person-003", code=1)
+    assert said.startswith(f"facepipe: {index}/CURRENT: Is a directory: ")
 
 
 def test_damage_is_said_with_what_to_do(made: Made, tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from facepipe import open_index
-from facepipe.errors import DatasetNotFound, ModelMismatch
+from facepipe.errors import DatasetNotFound, ModelMismatch, StoreError
 from facepipe.index_settings import IndexSettings
+from pipelines import index_add
 from pipelines.index import build_index
 from pipelines.index_add import add_to_index
+from pipelines.index_delete import Doomed, delete_from_index
 from pipelines.index_verify import verify_index
+from pipelines.progress import Progress
 from tests.pipelines.made_gallery import SHARD_FACES, Face, Made, contents, nearest, people, search
 
 FLAT = IndexSettings()
@@ -125,6 +129,55 @@ def test_another_model_and_no_index_are_refused(made: Made, index: Path, tmp_pat
     made.model = "second"
     with pytest.raises(ModelMismatch, match="facepipe index migrate"):
         add_to_index(str(index), made.write(), FLAT)
+
+
+def test_a_shard_whose_rows_were_all_deleted_comes_again(made: Made, index: Path) -> None:
+    """The very rows of a shard that is there, dead: the same name, and alive again."""
+    new = people(5, 3, first=30)
+    made.faces += new
+    add_to_index(str(index), made.write(), FLAT)
+    delete_from_index(str(index), Doomed(faces=tuple(face.face_id for face in new)))
+    report = add_to_index(str(index), made.write(), FLAT, restore_all=True)
+    assert [(s["rows"], s["dead"]) for s in report["shards"]] == [(80, 0), (15, 0)]
+    assert search(index, made, new[:3], 95) == nearest(made, made.faces, new[:3], 95)
+    assert verify_index(str(index), full=True, dataset=made.write())["problems"] == []
+
+
+@pytest.mark.parametrize("other", ["model", "faces", "promise"])
+def test_another_kind_of_version_meanwhile_is_refused(
+    made: Made, index: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """One that is put in force while the dataset is looked at, before the index is held."""
+    look = index_add.look
+    made.faces += people(2, 2, first=30)
+    dataset = made.write()
+
+    def meanwhile(*given: Any, **options: Any) -> Any:
+        seen = look(*given, **options)
+        if other == "model":
+            made.model = "second"
+            build_index(made.write(), str(index), FLAT)
+            dataset.set_current_model(replace(made, model="first").model_id)
+        else:
+            changes: dict[str, Any] = {"include": "all"} if other == "faces" else {}
+            settings = IndexSettings(fpir=0.1) if other == "promise" else FLAT
+            build_index(dataset, str(index), settings, **changes)
+        return seen
+
+    monkeypatch.setattr(index_add, "look", meanwhile)
+    with pytest.raises((ModelMismatch, StoreError), match=r"index migrate|just got another"):
+        add_to_index(str(index), dataset, FLAT)
+    model = "second" if other == "model" else "first"
+    assert open_index(index).record.embedding.model_id == replace(made, model=model).model_id
+
+
+def test_a_waiting_version_that_is_dropped_is_named(
+    made: Made, index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = delete_from_index(str(index), Doomed(people=("person-001",)), publish=False)
+    made.faces += people(2, 2, first=30)
+    add_to_index(str(index), made.write(), FLAT, progress=Progress(quiet=False))
+    assert f"{waits['version'][:12]}, which is not in force, is dropped" in capsys.readouterr().err
 
 
 def test_the_made_faces_are_of_several_shards(made: Made) -> None:

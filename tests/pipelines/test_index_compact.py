@@ -12,6 +12,7 @@ from facepipe.errors import UsageError
 from facepipe.index_manifest import VECTORS, IndexFile, Shard, shard_name
 from facepipe.index_settings import IndexSettings
 from facepipe.shards import Dataset
+from pipelines import index_build
 from pipelines.index import build_index
 from pipelines.index_absent import find_traces
 from pipelines.index_add import add_to_index
@@ -96,6 +97,25 @@ def test_the_version_before_is_erased_unless_it_is_kept(index: Path) -> None:
     with pytest.raises(UsageError, match="a compaction erases it"):
         roll_back(str(index))
     assert len(list((index / "versions").iterdir())) == 1
+
+
+def test_a_kill_before_the_erasure_leaves_it_to_any_later_run(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to one that finds nothing to rewrite any more, and was not told to erase."""
+    settings = IndexSettings(compact_at=0.001)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_build, "retire", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compact_index(str(index), settings)
+    assert len(list((index / "versions").iterdir())) > 1
+    assert not compact_index(str(index), settings)["built"]
+    assert len(list((index / "versions").iterdir())) == 1
+    assert find_traces(str(index), [WHO])["found"] == []
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_gallery_of_nobody_has_no_shards(made: Made, index: Path) -> None:

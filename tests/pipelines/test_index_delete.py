@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from facepipe import open_index
-from facepipe.errors import UsageError
+from facepipe import ids, open_index
+from facepipe.errors import StoreError, UsageError
+from facepipe.index_manifest import Manifest
 from facepipe.index_settings import IndexSettings
+from facepipe.store import Store
+from pipelines import index_delete
 from pipelines.index import build_index
+from pipelines.index_add import add_to_index
+from pipelines.index_compact import compact_index
 from pipelines.index_delete import Doomed, delete_from_index
 from pipelines.index_publish import roll_back
 from tests.pipelines.made_gallery import Face, Made, contents, nearest, people, search
@@ -100,6 +106,59 @@ def test_everybody_can_be_deleted(made: Made, index: Path) -> None:
     assert search(index, made, [FIRST], 2) == [["", ""]]
 
 
+def test_a_photo_without_a_living_face_is_kept_out_as_well(made: Made, tmp_path: Path) -> None:
+    folder = str(tmp_path / "index")
+    build_index(made.write(), folder, FLAT)
+    beside = made.faces.pop()  # that the dataset has no more when its photo is deleted
+    delete_from_index(folder, Doomed(faces=(FIRST.face_id,)))
+    add_to_index(folder, made.write(), FLAT)
+    report = delete_from_index(folder, Doomed(photos=(FIRST.uri,)))
+    assert (report["built"], report["removed"]) == (True, 0)
+    assert not delete_from_index(folder, Doomed(photos=(FIRST.uri,)))["built"]
+    made.faces += [beside, replace(beside, ordinal=2)]
+    assert build_index(made.write(), folder, FLAT)["totals"]["left_out"] == {"deleted": 3}
+
+
+def test_a_photo_that_lives_on_under_another_uri_is_left_alone(made: Made, tmp_path: Path) -> None:
+    folder = str(tmp_path / "index")
+    build_index(made.write(), folder, FLAT)
+    made.faces[5] = Elsewhere(person=5, shot=0, left_px=12.0)
+    add_to_index(folder, made.write(), FLAT)
+    old = Face(person=5, shot=0)
+    assert not delete_from_index(folder, Doomed(photos=(old.uri,)))["built"]
+    assert delete_from_index(folder, Doomed(photos=(old.photo_id,)))["removed"] == 1
+
+
+class Elsewhere(Face):
+    """The same bytes under another uri."""
+
+    @property
+    def uri(self) -> str:
+        return f"elsewhere/{super().uri}"
+
+    @property
+    def photo_id(self) -> str:
+        return ids.photo_id(super().uri.encode())
+
+
+def test_a_compaction_meanwhile_is_no_damage(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path / "index")
+    build_index(made.write(), folder, FLAT)
+    delete_from_index(folder, Doomed(people=("person-004",)))
+    read_manifest = index_delete.read_manifest
+
+    def meanwhile(store: Store) -> tuple[str, Manifest]:
+        seen = read_manifest(store)
+        compact_index(folder, FLAT, everything=True)
+        return seen
+
+    monkeypatch.setattr(index_delete, "read_manifest", meanwhile)
+    with pytest.raises(StoreError, match="just got another version: run the same command again"):
+        delete_from_index(folder, Doomed(people=("person-003",)))
+
+
 @pytest.mark.parametrize(
     "doomed",
     [
@@ -115,3 +174,8 @@ def test_names_that_are_not_there_are_said(made: Made, index: Path, doomed: Doom
     with pytest.raises(UsageError, match="nothing to delete"):
         delete_from_index(str(index), Doomed())
     assert contents(index) == before
+
+
+def test_a_name_that_is_no_text_is_said(made: Made, index: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no UTF-8 text.*%FF"):
+        delete_from_index(str(index), Doomed(people=(os.fsdecode(b"\xff\xfe"),)))

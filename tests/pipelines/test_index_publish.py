@@ -13,6 +13,7 @@ from facepipe.index_settings import IndexSettings
 from facepipe.store import open_store
 from pipelines.index import build_index
 from pipelines.index_build import changed
+from pipelines.index_compact import compact_index
 from pipelines.index_delete import Doomed, delete_from_index
 from pipelines.index_publish import list_versions, publish_version, roll_back
 from tests.pipelines.made_gallery import Made, contents, people
@@ -142,3 +143,62 @@ def test_listing_changes_nothing(index: Path) -> None:
     (row,) = list_versions(str(index))
     assert (row["indexed"], row["dead"], row["shards"], row["kind"]) == (80, 0, 1, "flat")
     assert contents(index) == before
+
+
+@pytest.mark.parametrize("damage", ["manifest", "CURRENT changed", "CURRENT gone"])
+def test_a_damaged_version_is_followed_by_none_that_was_not_named(
+    made: Made, index: Path, damage: str
+) -> None:
+    """The version before would bring back who was deleted, and destroy the list of them."""
+    first = open_index(index).version
+    deleted = delete_from_index(str(index), Doomed(people=("person-001",)))["version"]
+    path = index / (manifest_key(deleted) if damage == "manifest" else CURRENT)
+    path.unlink() if damage == "CURRENT gone" else path.write_bytes(b"?" + path.read_bytes()[1:])
+    before = contents(index)
+    with pytest.raises(UsageError, match="cannot be read"):
+        publish_version(str(index))
+    assert contents(index) == before
+    assert publish_version(str(index), first)["published"]  # as it was asked for by its name
+    if damage == "manifest":
+        lists = {k: v for k, v in before.items() if k.startswith("suppressed/")}
+        assert lists and lists.items() <= contents(index).items()
+        compact_index(str(index), FLAT, erase=True)
+        assert not [k for k in contents(index) if k.startswith("suppressed/")]
+        assert len(list((index / "versions").iterdir())) == 1
+
+
+def test_a_first_version_that_waits_needs_no_name(made: Made, tmp_path: Path) -> None:
+    staged = build_index(made.write(), str(tmp_path / "new"), FLAT, publish=False)["version"]
+    assert publish_version(str(tmp_path / "new"))["version"] == staged
+
+
+def test_no_file_is_removed_that_is_not_the_indexs_own(
+    made: Made, index: Path, tmp_path: Path
+) -> None:
+    """Linked folders are read, as another disk is; what else lies there stays."""
+    name, shared = "0123456789abcdef", tmp_path / "shared"
+    (shared / "below").mkdir(parents=True)
+    others = ("vectors.f16", "a.txt", "below/b.txt", "manifest.json", "000000.parquet")
+    for other in others:
+        (shared / other).write_bytes(b"mine")
+    for folder in ("shards", "versions", "templates", "_work"):
+        (index / folder).mkdir(exist_ok=True)
+        (index / folder / name).symlink_to(shared)
+    own = index / "shards" / "fedcba9876543210"
+    own.mkdir()
+    (own / "vectors.f16").write_bytes(b"left by a run that was killed")
+    (own / "notes.txt").write_bytes(b"mine")
+    delete_from_index(str(index), Doomed(people=("person-001",)))
+    assert [other for other in others if not (shared / other).exists()] == []
+    assert [path.name for path in own.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_with_another_current_is_no_index(made: Made, tmp_path: Path) -> None:
+    other = tmp_path / "leveldb"
+    other.mkdir()
+    (other / "CURRENT").write_text("MANIFEST-000001\n")
+    (other / "MANIFEST-000001").write_bytes(b"theirs")
+    before = contents(other)
+    with pytest.raises(UsageError, match="holds other things"):
+        build_index(made.write(), str(other), FLAT)
+    assert contents(other) == before

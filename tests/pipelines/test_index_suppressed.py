@@ -167,6 +167,30 @@ def test_who_is_named_comes_back(
     assert verify_index(str(index), dataset=made.write())["problems"] == []
 
 
+def test_one_face_of_a_photo_comes_back_and_the_photo_stays_out(made: Made, index: Path) -> None:
+    """Also of later builds, and of faces that were never in the gallery."""
+    photo = [Face(person=3, shot=0), Face(person=3, shot=0, ordinal=1, decision="drop")]
+    made.faces.append(photo[1])
+    add(index, made)
+    delete_from_index(str(index), Doomed(photos=(photo[0].uri,)))
+    assert add(index, made, restore=(photo[0].face_id,))["added"] == 1
+    build_index(made.write(), str(index), FLAT, include="all")
+    assert in_it(index, photo) == photo[:1]
+    assert verify_index(str(index), dataset=made.write())["problems"] == []
+    delete_from_index(str(index), Doomed(photos=(photo[0].uri,)))
+    build_index(made.write(), str(index), FLAT, include="all")
+    assert in_it(index, photo) == []
+
+
+def test_asking_back_twice_is_asking_once(made: Made, index: Path) -> None:
+    """As after a kill between the swap and the end."""
+    back = add(index, made, restore=(WHO,))
+    again = add(index, made, restore=(WHO,))
+    assert (again["built"], again["version"]) == (False, back["version"])
+    with pytest.raises(UsageError, match="'person-008' is nobody who was deleted"):
+        add(index, made, restore=("person-008",))
+
+
 @pytest.mark.parametrize("command", ["add", "build"])
 def test_all_come_back(made: Made, index: Path, command: str) -> None:
     delete_from_index(str(index), Doomed(photos=(Face(person=3, shot=0).uri,)))
