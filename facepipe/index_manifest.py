@@ -185,7 +185,8 @@ class Manifest(_Record):
     inputs: str = Field(description="digest of all that the index was made from")
     parent: str | None = Field(
         pattern=_HEX,
-        description="the version it was made from; null for a first one and after a compaction that erased",
+        description="the version it was made from; null for a first one, and after a compaction "
+        "that erased rows",
     )
     action: Action = Field(description="what made it out of its parent")
     embedding: Embedding
