@@ -214,17 +214,18 @@ def open_index(
     or not what its manifest says.
     """
     store = open_store(uri)
-    version, manifest = read_manifest(store)
     while True:
+        seen = current_version(store)
         try:
+            version, manifest = read_manifest(store)
+            seen = version
             return open_version(store, version, manifest, check=check, threads=threads, merge=merge)
         except (CorruptData, OSError) as error:
-            if current_version(store) == version:
+            if current_version(store) == seen:
                 if isinstance(error, CorruptData):
                     raise
                 raise CorruptData(f"{uri} cannot be opened ({error}): {_REMEDY}") from error
             # Another run has published since, and removed this version's files.
-            version, manifest = read_manifest(store)
 
 
 def open_version(

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from facepipe.errors import UsageError
 
-_CONDITION = re.compile(r"\s*([A-Za-z_]\w*)\s*(!=|<=|>=|=|<|>|~)(.*)", re.DOTALL)
+# No value of a comparison begins with a sign of one: == and => would find nobody, without a word.
+_CONDITION = re.compile(
+    r"\s*([A-Za-z_]\w*)\s*(!=|<=|>=|=|<|>|~)(?:(?<=~)|(?![=<>]))(.*)", re.DOTALL
+)
 _COMPARE: dict[str, Callable[..., Any]] = {
     "=": pc.equal,
     "!=": pc.not_equal,

@@ -94,6 +94,7 @@ def _prove_absent(index: str, names: list[str], vectors_of: str | None, json: bo
             f"and {result['vectors']} vectors: "
             + (f"traces in {len(result['found'])} files" if result["found"] else "nothing found")
         )
+        lines += [f"{name}: no face of {vectors_of} is called so" for name in result["unknown"]]
         typer.echo("\n".join(lines))
     if result["found"]:
         raise GateFailed(
@@ -104,7 +105,7 @@ def _prove_absent(index: str, names: list[str], vectors_of: str | None, json: bo
 
 def _trace(found: dict[str, Any]) -> str:
     if found.get("unreadable"):
-        return f"{found['file']}: Parquet that cannot be read, and so not be searched"
+        return f"{found['file']}: missing, or cannot be read, and so not be searched"
     return f"{found['file']}: {found['bytes']} in its bytes, {found['values']} in its values"
 
 

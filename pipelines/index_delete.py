@@ -35,6 +35,9 @@ ROW_COLUMNS = ("face_id", "uri", "member", "identity_id")
 Int64 = NDArray[np.int64]
 
 
+INSIDE = " : "  # between an archive's uri and the name of a photo in it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doomed:
     """What is to be deleted: face ids; photos by uri or photo id; people by identity."""
@@ -47,7 +50,7 @@ class Doomed:
         """Return which rows (ROW_COLUMNS) are meant, and count the rows of each name."""
         found = Counter() if found is None else found
         face_ids, uris = rows.column("face_id"), rows.column("uri")
-        inside = pc.binary_join_element_wise(uris, rows.column("member"), " : ")
+        inside = pc.binary_join_element_wise(uris, rows.column("member"), INSIDE)
         total = np.zeros(len(rows), dtype=bool)
         for name in self.faces:
             total |= _count(pc.equal(face_ids, name), name, found)

@@ -47,7 +47,7 @@ from pipelines.index_files import (
 from pipelines.index_select import look
 from pipelines.index_shards import Nowhere, open_template
 from pipelines.index_suppressed import read_suppressed
-from pipelines.index_versions import Version, all_versions, own_folder
+from pipelines.index_versions import Version, all_versions, current_etag, own_folder
 
 SAMPLE_ROWS = 100_000  # whose codes are made again, in whole shards: some 4 s a core
 OF_ANY_RUN = {LOCK, LEASE}
@@ -84,9 +84,18 @@ def verify_index(uri: str, *, full: bool = False, dataset: Dataset | None = None
     All files of all versions are hashed. ``full``: make the codes of all shards again, not of
     a sample. ``dataset``: compare the faces with those that it keeps now. ``unknown`` are files
     that no version names; they are no problem, and the next command that finishes removes those
-    that an interrupted run left. Raises DatasetNotFound where there is no index.
+    that an interrupted run left. It is begun again where another run has put a version in force
+    meanwhile, and so removed older files. Raises DatasetNotFound where there is no index.
     """
     store = own_folder(uri)
+    while True:
+        seen = current_etag(store)
+        found = _verified(store, full, dataset)
+        if not found["problems"] or current_etag(store) == seen:
+            return found
+
+
+def _verified(store: Store, full: bool, dataset: Dataset | None) -> dict[str, Any]:
     findings = Findings()
     current: Version | None = None
     try:
@@ -252,11 +261,15 @@ def _other_versions(
             if named.key not in done:
                 done.add(named.key)
                 findings.check(store, named)
-    known = {manifest_key(version) for version in versions}
+    keys = store.list_all("versions")
+    # Read after the keys: another run may just have made a version.
+    known = {manifest_key(version) for version in (*versions, *all_versions(store))}
     findings.problems += [
         f"{store.uri}/{key} is not the manifest that its folder is named after"
-        for key in store.list_all("versions")
-        if key not in known and not any(key in problem for problem in findings.problems)
+        for key in keys
+        if key not in known
+        and store.exists(key)
+        and not any(key in problem for problem in findings.problems)
     ]
 
 

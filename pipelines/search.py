@@ -238,7 +238,7 @@ def _block(result: dict[str, Any]) -> str:
                 str(hit["rank"]),
                 f"{hit['score']:.3f}",
                 printable(hit["identity_id"] or "-"),
-                printable(hit["uri"] + (f" :: {hit['member']}" if hit["member"] else "")),
+                printable(hit["uri"] + (f" : {hit['member']}" if hit["member"] else "")),
                 _box(hit),
             )
             for hit in face["hits"]

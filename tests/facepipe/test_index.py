@@ -30,6 +30,7 @@ from facepipe.index_manifest import (
     TEMPLATE,
     VECTORS,
     CodeKind,
+    Manifest,
     Search,
     read_manifest,
 )
@@ -606,6 +607,23 @@ def test_a_version_that_is_removed_while_it_is_opened_gives_way_to_the_new_one(
     monkeypatch.setattr(
         "facepipe.index.read_manifest", lambda store: next(answers, None) or read_manifest(store)
     )
+    assert len(open_index(tmp_path)) == 6
+
+
+def test_a_manifest_that_is_removed_before_it_is_read_gives_way_to_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CURRENT was read, then another run has published and removed that version."""
+    made(tmp_path, units(5))
+    turns = iter([True])
+
+    def late(store: LocalStore) -> tuple[str, Manifest]:
+        if next(turns, False):
+            made(tmp_path, units(6))
+            raise CorruptData("the manifest of the version before is missing")
+        return read_manifest(store)
+
+    monkeypatch.setattr("facepipe.index.read_manifest", late)
     assert len(open_index(tmp_path)) == 6
 
 

@@ -70,7 +70,9 @@ def test_a_filter_says_what_it_looks_at_and_can_be_a_key() -> None:
     assert {one: 1, two: 2}[Filter((Condition("uri", "~", "a"),))] == 2
 
 
-@pytest.mark.parametrize("text", ["", "uri", "=x", "a b=c", "1=1", "uri:x"])
+@pytest.mark.parametrize(
+    "text", ["", "uri", "=x", "a b=c", "1=1", "uri:x", "a==b", "a=>3", "a<>b", "a=<3", "a!==b"]
+)
 def test_what_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no condition.*COLUMN=VALUE"):
         parse_filter([text])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import unicodedata
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +103,56 @@ def test_faces_that_were_left_out_are_known_by_their_vectors_too(made: Made, ind
     assert look(dataset, "kept", decided=True).selector.left_out == {"outlier": 1}
     result = find_traces(str(index), [Face(person=30, shot=1).photo_id], dataset=dataset)
     assert (result["found"], result["faces"], result["vectors"]) == ([], 2, 2)
+
+
+def test_linked_folders_are_searched(made: Made, index: Path) -> None:
+    index.with_name("elsewhere").mkdir()
+    (index / "shards").rename(index.with_name("elsewhere") / "shards")
+    (index / "shards").symlink_to(index.with_name("elsewhere") / "shards")
+    assert found(index, made, "person-004")
+
+
+def test_a_missing_file_is_no_proof(made: Made, index: Path) -> None:
+    (rows,) = index.rglob("rows.parquet")
+    rows.unlink()
+    expected = {"file": rows.relative_to(index).as_posix(), "unreadable": True}
+    assert find_traces(str(index), ["person-030"])["found"] == [expected]
+
+
+def test_what_cannot_be_read_is_no_proof(
+    made: Made, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without the right to: a test may run as one who has every right."""
+    from facepipe.local_store import LocalStore
+
+    opened = LocalStore.open
+
+    def forbidden(store: LocalStore, key: str) -> BinaryIO:
+        if key.endswith("vectors.f16"):
+            raise PermissionError(13, "Permission denied", key)
+        return opened(store, key)
+
+    monkeypatch.setattr(LocalStore, "open", forbidden)
+    (entry,) = find_traces(str(index), ["person-030"])["found"]
+    assert entry["file"].endswith("vectors.f16") and entry["unreadable"]
+
+
+def test_names_that_the_dataset_does_not_know_are_told(made: Made, index: Path) -> None:
+    result = find_traces(str(index), ["person-030", "nobody"], dataset=made.write())
+    assert result["unknown"] == ["nobody"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_both_forms_of_a_name_are_searched_for(made: Made, index: Path, form: str) -> None:
+    (index / "notes.txt").write_bytes(unicodedata.normalize(form, "Zo\u00eb Lange").encode())
+    for name in ("Zo\u00eb Lange", "Zoe\u0308 Lange"):
+        assert [e["file"] for e in find_traces(str(index), [name])["found"]] == ["notes.txt"]
+
+
+def test_a_photo_in_an_archive_is_searched_for_by_its_name(made: Made, index: Path) -> None:
+    (index / "notes.txt").write_bytes(b"x/ann 1.jpg")
+    found = find_traces(str(index), ["file:///a.zip : x/ann 1.jpg"])["found"]
+    assert [entry["file"] for entry in found] == ["notes.txt"]
 
 
 def test_nothing_to_look_for_is_refused(index: Path) -> None:
