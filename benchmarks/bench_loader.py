@@ -1,6 +1,7 @@
 """How many crops a second does the loader give, and what does each part of that cost?
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_loader.py FOLDER --faces 65536 [--crops png]
+    OMP_NUM_THREADS=1 python benchmarks/bench_loader.py FOLDER --faces 65536 [--crops png] \\
+        [--real DATASET]
 
 Everything is off but the mirror. Side by side, in turns, the median counts:
 
@@ -11,7 +12,8 @@ Everything is off but the mirror. Side by side, in turns, the median counts:
     .rec       the loader over the same crops in a .rec
 
 `cpu` is crops a second of processor time, of this process and its children: what a core gives.
-FOLDER keeps the dataset, 12 KB a face.
+FOLDER keeps the dataset, 12 KB a face. Crops are made ones, longer than real ones, or with --real
+those of a dataset that `facepipe detect` made, in JPEG of quality 95 (`align.crop_format=jpeg`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cv2
 import numpy as np
 import torch
-from crop_dataset import pictures, write_crops
+from crop_dataset import pictures, real_pictures, write_crops
 
 from facepipe.record_writer import RecordStreams, write_records
 from facepipe.shards import open_dataset
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--faces", type=int, default=65_536)
     parser.add_argument("--crops", choices=("jpeg", "png"), default="jpeg")
+    parser.add_argument("--real", type=Path, help="a dataset whose crops are taken")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--window", type=int, default=16_384)
     parser.add_argument("--parts", type=int, default=OrderSettings().group_parts)
@@ -68,13 +71,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = args.folder / f"{args.crops}-{args.faces}"
+    folder = args.folder / f"{'real-' if args.real else ''}{args.crops}-{args.faces}"
+    if args.real is None:
+        encoded = pictures(args.crops)
+    else:
+        encoded = real_pictures(open_dataset(args.real), args.crops)
     if not (folder / "MANIFEST.json").exists():
-        write_crops(folder, args.faces, args.crops)
+        write_crops(folder, args.faces, encoded)
     samples, seconds = timed(lambda: dataset_samples(open_dataset(folder)))
     print(f"{samples.text()}; listed in {seconds:.2f} s")
     settings = OrderSettings(window_samples=args.window, group_parts=args.parts)
-    encoded = pictures(args.crops)
     print(f"{np.mean([len(e) for e in encoded]):.0f} bytes a crop, {os.cpu_count()} cores")
     questions: dict[str, Callable[[], tuple[float, float]]] = {
         "decode": lambda: bare(encoded, args.seconds),

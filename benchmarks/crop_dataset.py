@@ -1,7 +1,8 @@
 """A dataset of made crops on disk, as detect and clean would have committed it.
 
-Crops are smooth colours with grain, as much of it as makes them as long as real ones: about 8 KB a
-JPEG, 20 KB a PNG. PICTURES different ones are repeated, which decoding and reading do not notice.
+Crops are smooth colours with grain: about 8 KB a JPEG, half as long again as real ones, and 20 KB a
+PNG. Or they are real ones, of a dataset. PICTURES different ones are repeated, which decoding and
+reading do not notice.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from made_dataset import filled
 
 from facepipe import ids, schema
 from facepipe.align import CROP_PX
 from facepipe.commits import Plan, write_shard
+from facepipe.schema import FaceStatus
 from facepipe.shards import Dataset
 from facepipe.store import open_store
 
@@ -31,6 +34,15 @@ def pictures(form: str, seed: int = 0) -> list[bytes]:
     return [_encoded(_picture(rng, GRAIN[form]), form) for _ in range(PICTURES)]
 
 
+def real_pictures(dataset: Dataset, form: str) -> list[bytes]:
+    """Return crops of a dataset's whole faces, spread over it, encoded anew."""
+    faces = dataset.table("faces", ["status"])
+    whole = np.flatnonzero(pc.equal(faces.column("status"), FaceStatus.OK.value).to_numpy())
+    chosen = whole[np.linspace(0, len(whole) - 1, PICTURES).astype(np.int64)]
+    crops = dataset.table("faces", ["crop"]).column("crop").take(pa.array(chosen)).to_pylist()
+    return [_encoded(cv2.imdecode(np.frombuffer(crop, np.uint8), 1), form) for crop in crops]
+
+
 def _picture(rng: np.random.Generator, grain: float) -> npt.NDArray[np.uint8]:
     low = rng.uniform(40, 215, (7, 7, 3)).astype(np.float32)
     smooth = cv2.resize(low, (CROP_PX, CROP_PX), interpolation=cv2.INTER_CUBIC)
@@ -43,16 +55,17 @@ def _encoded(picture: npt.NDArray[np.uint8], form: str) -> bytes:
     return bytes(cv2.imencode(suffix, picture, settings[form])[1].tobytes())
 
 
-def write_crops(folder: Path, faces: int, form: str, faces_of_person: int = 60) -> Dataset:
-    """Write FACES and DECISIONS that keep every face."""
+def write_crops(
+    folder: Path, faces: int, encoded: list[bytes], faces_of_person: int = 60
+) -> Dataset:
+    """Write FACES and DECISIONS that keep every face, of PICTURES encoded crops."""
     dataset = Dataset(open_store(str(folder)))
-    encoded = pictures(form)
     keys: dict[str, str] = {}
     decisions = []
     for start in range(0, faces, SHARD_FACES):
         count = min(SHARD_FACES, faces - start)
         shard = f"{len(keys):06d}"
-        keys[shard] = ids.digest([form, shard])
+        keys[shard] = ids.digest([shard])
         photo = [ids.photo_id(f"{shard}-{i}".encode()) for i in range(count)]
         shared = {
             "face_id": [ids.face_id(p, 0) for p in photo],

@@ -36,6 +36,7 @@ Int64 = NDArray[np.int64]
 
 
 INSIDE = " : "  # between an archive's uri and the name of a photo in it
+MEANT = 3  # photos that are named at most where only the end of a path was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,11 +188,28 @@ def _doomed_rows(store: Store, manifest: Manifest, doomed: Doomed) -> _Rows:
     _spare(store, manifest, meant)
     unknown = [name for name in doomed.names if not found[name]]
     if unknown:
+        meaning = _meaning(store, manifest, unknown[0]) if unknown[0] in doomed.photos else ()
+        remedy = "facepipe index verify --absent says whether any trace of it is left"
+        if meaning:
+            remedy = f"give a photo's whole uri, as {' or '.join(map(repr, meaning))}"
         raise UsageError(
             f"{unknown[0]!r} is not in {store.uri} ({len(unknown)} of {len(doomed.names)} given "
-            "are not): facepipe index verify --absent says whether any trace of it is left"
+            f"are not): {remedy}"
         )
     return meant
+
+
+def _meaning(store: Store, manifest: Manifest, ending: str) -> list[str]:
+    """Return some photos of a gallery whose path ends so."""
+    found: set[str] = set()
+    ending = ending.lstrip("/")
+    for _, _, rows in living_rows(store, manifest.shards, ("uri", "member")):
+        for name in (rows.column("uri"), pc.binary_join_element_wise(*rows.columns, INSIDE)):
+            ends = pc.or_(pc.ends_with(name, f"/{ending}"), pc.ends_with(name, INSIDE + ending))
+            found.update(name.filter(pc.fill_null(ends, False)).slice(0, MEANT).to_pylist())
+        if len(found) >= MEANT:
+            break
+    return sorted(found)[:MEANT]
 
 
 def _spare(store: Store, manifest: Manifest, meant: _Rows) -> None:

@@ -259,7 +259,14 @@ def _of_generation(dataset: Dataset, generation: int) -> pa.Table:
 
 
 def _check_found(dataset: Dataset, choice: Choice, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UsageError where a face that is named is not there, or is more than one."""
+    """Raise UsageError where a face or label is not there, or a face is more than one."""
+    if choice.label is not None and not rows and not choice.said:
+        labelled = pc.field("source_label") == choice.label
+        if not dataset.scan("decisions").count_rows(filter=labelled):
+            raise UsageError(
+                f"no face in {dataset.uri} came under the label {choice.label!r}: facepipe why "
+                "DATASET PHOTO prints the label of each face of a photo"
+            )
     ids = sorted({row["face_id"] for row in rows})
     for face in choice.faces:
         found = [i for i in ids if i.startswith(face)]

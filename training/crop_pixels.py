@@ -54,15 +54,12 @@ def decode_into(data: bytes | None, pixels_HWC: UInt8) -> BadCrop | None:
 
 def _jpeg_into(data: bytes, pixels_HWC: UInt8) -> BadCrop | None:
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != (CROP_PX, CROP_PX):
-            return BadCrop.WRONG_SIZE
-        simplejpeg.decode_jpeg(
+        decoded_HWC = simplejpeg.decode_jpeg(
             data, "RGB", fastdct=False, fastupsample=False, buffer=pixels_HWC, strict=True
         )
-    except ValueError:  # also what libjpeg only warns of: looked at with care
+    except ValueError:  # too large for the row, or what libjpeg only warns of: with care
         return _slowly_into(data, pixels_HWC)
-    return None
+    return None if decoded_HWC.shape == pixels_HWC.shape else BadCrop.WRONG_SIZE
 
 
 def _slowly_into(data: bytes, pixels_HWC: UInt8) -> BadCrop | None:

@@ -77,6 +77,7 @@ def train(
         clip_norm=settings.clip_norm,
         ema_decay=settings.ema_decay,
         seed=settings.seed,
+        precision=settings.precision,
     )
     learner.load(run)
     a_batch, epoch = settings.batch, len(batches) // settings.batch

@@ -16,7 +16,7 @@ from facepipe.errors import ConfigError
 from training.backbone import BackboneSettings
 from training.muon_adamw import MuonAdamW
 from training.schedules import AnySchedule, Cosine
-from training.taught_learner import LossSettings
+from training.taught_learner import LossSettings, Precision
 from training.taught_pool import PoolSettings
 
 RECIPE = Path(__file__).parent / "recipes" / "builtin_recogniser.yaml"
@@ -37,6 +37,9 @@ class RecogniserSettings(BaseModel):
     schedule: AnySchedule = Cosine()
     epochs: float = Field(gt=0, description="how often the pool is gone through")
     batch: int = Field(128, ge=2, description="pictures a step")
+    precision: Precision = Field(
+        "bfloat16", description="of the maps; a CPU without AMX is as fast or faster in float32"
+    )
     clip_norm: float = Field(5.0, gt=0, description="longest gradient")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="of the averaged weights")
     check_every: int = Field(500, ge=1, description="steps between checkpoints and measures")

@@ -10,6 +10,7 @@ Legend: B samples, D dimensions.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,8 @@ from training.metric_losses import unit
 from training.muon_adamw import MuonAdamW, build_optimizers
 from training.optimizers import set_rates
 from training.run_state import read_state, write_state
+
+Precision = Literal["bfloat16", "float32"]
 
 _FIRST_WEIGHTS = 41  # what a key is for: training.keyed_random
 
@@ -51,10 +54,12 @@ class TaughtLearner:
         clip_norm: float,
         ema_decay: float,
         seed: int,
+        precision: Precision = "bfloat16",
     ) -> None:
-        """Draw first weights from the seed."""
+        """Draw first weights from the seed; ``precision``: of the net's maps."""
         torch.manual_seed(key_of(seed, _FIRST_WEIGHTS))
         self.losses, self.clip_norm, self.step = losses, clip_norm, 0
+        self._halves = precision == "bfloat16"
         student = build_backbone(backbone)
         # Channels last is what oneDNN's convolutions want: no reordering at each layer.
         self.student = student.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -65,7 +70,7 @@ class TaughtLearner:
         """Take one step with rates times ``factor``; return the terms of the loss."""
         set_rates(self.optimizers, factor)
         self.student.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._halves):
             own_BD = self.student(images_BCHW)
         terms = self._terms(own_BD, taught_BD)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -176,6 +176,14 @@ def test_names_that_are_not_there_are_said(made: Made, index: Path, doomed: Doom
     assert contents(index) == before
 
 
+def test_of_the_end_of_a_path_whole_uris_are_named(index: Path) -> None:
+    ending = FIRST.uri.partition("/")[2]
+    with pytest.raises(UsageError, match=f"give a photo's whole uri, as '{FIRST.uri}'"):
+        delete_from_index(str(index), Doomed(photos=(ending,)))
+    with pytest.raises(UsageError, match="index verify --absent"):
+        delete_from_index(str(index), Doomed(photos=(ending[1:],)))
+
+
 def test_a_name_that_is_no_text_is_said(made: Made, index: Path) -> None:
     with pytest.raises(UsageError, match=r"is no UTF-8 text.*%FF"):
         delete_from_index(str(index), Doomed(people=(os.fsdecode(b"\xff\xfe"),)))

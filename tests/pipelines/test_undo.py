@@ -191,6 +191,14 @@ def test_what_lines_of_others_contradict_is_not_stored(dataset: Dataset) -> None
     assert texts(dataset) == before
 
 
+def test_a_label_that_no_face_has_is_said(dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"no face in .* came under the label 'nobody'"):
+        undo(dataset, Choice(label="nobody"))
+    assert not undo(dataset, Choice(label="nobody", said=True)).removed
+    label = FACES[0]["source_label"]
+    assert not undo(dataset, Choice(label=label, reason="said")).taken_back  # there, but not so
+
+
 def test_undo_needs_decisions(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match="facepipe clean"):
         plan_undo(stored(tmp_path / "ds", FACES), Choice(reason="outlier"))

@@ -16,7 +16,7 @@ from training.swin import SwinTrunk
 
 NAMES = [
     *("r18", "r34", "r50", "r100", "r200", "tiny", "vit_t", "vit_s", "vit_b", "swin_t"),
-    *("mobilefacenet", "mbf", "mbf_w600k", "mbf_large", "plain_s", "plain_m"),
+    *("mobilefacenet", "mbf", "mbf_w600k", "mbf_large", "plain_s", "plain_sd", "plain_m"),
 ]
 
 

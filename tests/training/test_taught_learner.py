@@ -12,14 +12,22 @@ from facepipe.errors import CorruptData, ModelMismatch
 from training.backbone import BackboneSettings
 from training.checkpoint import checkpoints
 from training.muon_adamw import MuonAdamW
-from training.taught_learner import LossSettings, TaughtLearner
+from training.taught_learner import LossSettings, Precision, TaughtLearner
 
 BACKBONE = BackboneSettings(name="plain_s", dim=24)
 
 
-def made_learner(backbone: BackboneSettings = BACKBONE) -> TaughtLearner:
+def made_learner(
+    backbone: BackboneSettings = BACKBONE, precision: Precision = "bfloat16"
+) -> TaughtLearner:
     return TaughtLearner(
-        backbone, LossSettings(), MuonAdamW(), clip_norm=5.0, ema_decay=0.9, seed=3
+        backbone,
+        LossSettings(),
+        MuonAdamW(),
+        clip_norm=5.0,
+        ema_decay=0.9,
+        seed=3,
+        precision=precision,
     )
 
 
@@ -43,7 +51,13 @@ def state_of(learner: TaughtLearner) -> dict[str, Tensor]:
 def test_it_learns() -> None:
     learner = made_learner()
     losses = [learner.learn(*batch(step), 1.0)["embedding"] for step in range(40)]
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])  # .45 to .55, by how a CPU rounds
+
+
+def test_float32_maps_give_almost_the_same() -> None:
+    exact, halves = made_learner(precision="float32"), made_learner()
+    losses = [learner.learn(*batch(0), 1.0)["embedding"] for learner in (exact, halves)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
