@@ -5,17 +5,17 @@ Legend: R rows of FACES, N usable, labelled faces sorted by label, L labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from facepipe.centres import LabelledFaces, OneReader, VectorRows
 from facepipe.decisions import ROW_KEY, Columns, row_order, take_rows
 from facepipe.errors import CorruptData
+from facepipe.further_labels import Entries
 from facepipe.homes import Counts
 from facepipe.identities import Identified, identify
 from facepipe.label_groups import LabelGroups, group_labels, label_pairs_of
@@ -35,6 +35,7 @@ REPORT_OTHERS = 10  # faces in the centre for which the report states the thresh
 # An identity with a smaller share of its label does not dominate it: of a folder of strangers
 # a few look alike.
 MIN_DOMINANT_SHARE = 0.1
+NO_ROW = -1
 
 
 class CleanSettings(BaseModel):
@@ -95,6 +96,8 @@ def clean_faces(
       But of just two nobody can say which is wrong: both stay, keep/no_dominant, with their
       probability as weight.
     - A near copy of another face of its label counts once, and is decided as that one.
+    - A face whose copies came under other labels is judged under those too: one that is not its
+      label's person is relabel/other_identity to one of them whose person it is.
 
     confidence is the probability of the decision. weight is that of the identity, times
     the share of the crop's resolution that the photo had (eye distance over the
@@ -104,18 +107,28 @@ def clean_faces(
     vector_R = vector_rows(faces.column("face_id"), embeddings)
     columns = Columns.of(faces, duplicates, vector_R)
     stored = vector_matrix(embeddings) if vectors is None else OneReader(vectors)
-    rows, everyone, names = _by_label(columns, faces, vector_R, stored)
-    everyone = replace(everyone, threads=threads)
+    entries = Entries.of(faces, duplicates, np.flatnonzero(columns.decision_R < 0))
+    everyone = LabelledFaces(
+        label_N=entries.label_N,
+        vector_N=vector_R[entries.row_N],
+        vectors_ND=stored,
+        labels=len(entries.names),
+        threads=threads,
+    )
     original_N = near_copies(everyone)
     own = np.flatnonzero(original_N == np.arange(len(original_N)))
-    text = names.to_pylist()
+    text = entries.names.to_pylist()
     found = identify(subset(everyone, own), *label_pairs_of(rules, text))
     groups = group_labels(found, text, rules)
-    dominant_L = _decide(columns, rows[own], found, groups, settings.relabel_confidence)
-    columns.repeat(rows, rows[original_N])
+    moves = _moves(found, settings.relabel_confidence, *entries.claims(original_N, own))
+    row_n = np.where(entries.further_N[own], NO_ROW, entries.row_N[own])
+    _decide(columns, row_n, found, groups, moves)
+    home_N = np.flatnonzero(~entries.further_N)
+    columns.repeat(entries.row_N[home_N], entries.row_N[original_N[home_N]])
     identities = pa.array(groups.identity_L, pa.string())
-    table = columns.table(faces, duplicates, names, identities)
-    return table, _report(table, found, groups, dominant_L, names)
+    table = columns.table(faces, duplicates, entries.names, identities)
+    size_L = np.bincount(found.faces.label_N[row_n >= 0], minlength=found.faces.labels)
+    return table, _report(table, found, groups, moves.dominant_L, size_L, entries.names)
 
 
 def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -129,39 +142,29 @@ def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]
     return faces, duplicates
 
 
-def _by_label(
-    columns: Columns, faces: pa.Table, vector_R: Int64, vectors: VectorRows
-) -> tuple[Int64, LabelledFaces, pa.Array]:
-    """Return the rows that are still to be decided, sorted by label, and the labels' names."""
-    rows = np.flatnonzero(columns.decision_R < 0)
-    labels = faces.column("source_label").take(pa.array(rows)).combine_chunks()
-    names = pc.unique(labels)
-    names = names.take(pc.sort_indices(names))
-    label = pc.index_in(labels, value_set=names).to_numpy(zero_copy_only=False).astype(np.int64)
-    order = np.argsort(label, kind="stable")
-    everyone = LabelledFaces(
-        label_N=label[order],
-        vector_N=vector_R[rows[order]],
-        vectors_ND=vectors,
-        labels=len(names),
-    )
-    return rows[order], everyone, names
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moves:
+    """Where faces go: the label, or -1, with its probability and cosine; the dominated labels."""
+
+    target_N: Int64
+    right_N: Float
+    cosine_N: Float
+    dominant_L: Bool
 
 
 def _decide(
-    columns: Columns, rows_N: Int64, found: Identified, groups: LabelGroups, confidence: float
-) -> Bool:
-    """Fill in the rows of labelled faces; return which labels have a dominant identity."""
+    columns: Columns, row_N: Int64, found: Identified, groups: LabelGroups, moves: _Moves
+) -> None:
+    """Fill in the rows of labelled faces; an entry with NO_ROW is not decided, only heard."""
     label_N, judged = found.faces.label_N, found.judged
     right_N = judged.right_N >= 0.5
-    target_N, dominant_L = _moves(found, confidence)
-    moved_N = target_N >= 0
-    left_N = np.bincount(label_N[~moved_N], minlength=found.faces.labels)[label_N]
-    dominant_N = dominant_L[label_N]
+    moved_N, heard_N = moves.target_N >= 0, row_N == NO_ROW
+    left_N = np.bincount(label_N[~moved_N & ~heard_N], minlength=found.faces.labels)[label_N]
+    dominant_N = moves.dominant_L[label_N]
     merged_N = groups.survivor_L[label_N] != label_N
     unknown_N = found.owners.person_L[label_N] < 0
     cases = [  # which faces, decision, reason, confidence; the first that applies
-        (moved_N, Decision.RELABEL, Reason.OTHER_IDENTITY, judged.other_right_N),
+        (moved_N, Decision.RELABEL, Reason.OTHER_IDENTITY, moves.right_N),
         (dominant_N & right_N & merged_N, Decision.MERGE, Reason.MERGED, judged.right_N),
         (dominant_N & right_N, Decision.KEEP, Reason.SAME_PERSON, judged.right_N),
         (dominant_N, Decision.DROP, Reason.OUTLIER, 1 - judged.right_N),
@@ -170,31 +173,32 @@ def _decide(
         (left_N == 2, Decision.KEEP, Reason.NO_DOMINANT, judged.right_N),
         (left_N > 2, Decision.DROP, Reason.NO_DOMINANT, 1 - judged.right_N),
     ]
-    open_N = np.ones(len(label_N), dtype=bool)
+    open_N = ~heard_N
     for which_N, decision, reason, confidence_N in cases:
         now = np.flatnonzero(open_N & which_N)
         open_N[now] = False
-        columns.put(rows_N[now], decision, reason)
-        columns.confidence_R[rows_N[now]] = confidence_N[now]
+        columns.put(row_N[now], decision, reason)
+        columns.confidence_R[row_N[now]] = confidence_N[now]
         if decision != Decision.DROP:
-            columns.identity_R[rows_N[now]] = groups.survivor_L[label_N[now]]
+            columns.identity_R[row_N[now]] = groups.survivor_L[label_N[now]]
         if reason != Reason.SINGLE:
-            columns.label_R[rows_N[now]] = label_N[now]
-            columns.similarity_R[rows_N[now]] = judged.own_cosine_N[now]
+            columns.label_R[row_N[now]] = label_N[now]
+            columns.similarity_R[row_N[now]] = judged.own_cosine_N[now]
         if decision == Decision.MERGE:
-            columns.label_R[rows_N[now]] = groups.survivor_L[label_N[now]]
-            columns.similarity_R[rows_N[now]] = groups.similarity_L[label_N[now]]
-    to = rows_N[moved_N]
-    columns.identity_R[to] = columns.label_R[to] = groups.survivor_L[target_N[moved_N]]
-    columns.similarity_R[to] = judged.other_cosine_N[moved_N]
-    return dominant_L
+            columns.label_R[row_N[now]] = groups.survivor_L[label_N[now]]
+            columns.similarity_R[row_N[now]] = groups.similarity_L[label_N[now]]
+    moved_N &= ~heard_N
+    to = row_N[moved_N]
+    columns.identity_R[to] = columns.label_R[to] = groups.survivor_L[moves.target_N[moved_N]]
+    columns.similarity_R[to] = moves.cosine_N[moved_N]
 
 
-def _moves(found: Identified, confidence: float) -> tuple[Int64, Bool]:
-    """Return the label each face is moved to, or -1, and which labels have a dominant identity.
+def _moves(found: Identified, confidence: float, claimed_C: Int64, by_C: Int64) -> _Moves:
+    """Return the label each face is moved to, and which labels have a dominant identity.
 
     A face is moved where another person is likely enough, nobody else would do as well, and
-    that person dominates a label: the one with most of their faces.
+    that person dominates a label: the one with most of their faces. And, where it is not its
+    label's person, to a label that it came under too and whose dominant person it is.
     """
     label_N, judged, people = found.faces.label_N, found.judged, found.people
     owner_L = found.owners.person_L
@@ -212,7 +216,15 @@ def _moves(found: Identified, confidence: float) -> tuple[Int64, Bool]:
     )
     target_N = np.where(sure_N, home_P[judged.other_N], -1)
     target_N[(target_N >= 0) & ~dominant_L[target_N]] = -1
-    return target_N, dominant_L
+    right_N, cosine_N = judged.other_right_N.copy(), judged.other_cosine_N.copy()
+    fit_C = own_N[by_C] & dominant_L[label_N[by_C]] & ~own_N[claimed_C]
+    fit_C &= target_N[claimed_C] < 0
+    claimed, by = claimed_C[fit_C], by_C[fit_C]
+    last = np.lexsort((-label_N[by], judged.right_N[by]))  # the surest label is written last
+    target_N[claimed[last]] = label_N[by[last]]
+    right_N[claimed[last]] = judged.right_N[by[last]]
+    cosine_N[claimed[last]] = judged.own_cosine_N[by[last]]
+    return _Moves(target_N=target_N, right_N=right_N, cosine_N=cosine_N, dominant_L=dominant_L)
 
 
 def _rivals(found: Identified) -> Int64:
@@ -229,9 +241,13 @@ def _rivals(found: Identified) -> Int64:
 
 
 def _report(
-    table: pa.Table, found: Identified, groups: LabelGroups, dominant_L: Bool, names: pa.Array
+    table: pa.Table,
+    found: Identified,
+    groups: LabelGroups,
+    dominant_L: Bool,
+    size_L: Int64,
+    names: pa.Array,
 ) -> CleanFit:
-    size_L = found.faces.size_L
     counted = table.group_by(["decision", "reason"]).aggregate([([], "count_all")]).to_pylist()
     without = np.flatnonzero(~dominant_L & (size_L > 1))
     return CleanFit(

@@ -545,6 +545,50 @@ def test_an_occurrence_counts_once() -> None:
     assert rows[-1]["identity_id"] == "a"
 
 
+def under_too(given: tuple[pa.Table, ...], copies: list[tuple[int, str]]) -> tuple[pa.Table, ...]:
+    """Return the tables with more rows of some faces, kept already, under further labels."""
+    faces, duplicates, embeddings = given
+    for number, (face, label) in enumerate(copies):
+        at = {"uri": f"zz{number}", "source_label": label}
+        again = faces.slice(face, 1).to_pylist()[0] | at
+        kept = {"decision": "duplicate", "reason": "same_bytes", "evidence": id_of(face)}
+        copy = duplicates.slice(face, 1).to_pylist()[0] | at | kept
+        faces = pa.concat_tables([faces, pa.Table.from_pylist([again], faces.schema)])
+        duplicates = pa.concat_tables([duplicates, pa.Table.from_pylist([copy], DUPLICATES)])
+    return faces, duplicates, embeddings
+
+
+def test_a_picture_under_two_labels_goes_to_the_right_one() -> None:
+    """Faces 0 and 1 are one person; 1 was kept under another label, with its copy under "z"."""
+    vectors = tight([2] + [6] * 20)
+    labels = ["z", "person-003", *named(np.repeat(np.arange(20), 6))]
+    alone, _ = decided(*tables(labels, vectors))
+    assert (alone[0]["reason"], alone[1]["decision"]) == ("single", "drop")
+    given = under_too(tables(labels, vectors), [(1, "z"), (1, "z"), (1, "person-007")])
+    rows, fit = decided(*given)
+    by_uri = {(row["uri"], row["source_label"]): row for row in rows}
+    moved, copy = by_uri["00001", "person-003"], by_uri["zz0", "z"]
+    assert (moved["decision"], moved["reason"]) == ("relabel", "other_identity")
+    assert moved["identity_id"] == moved["evidence"] == copy["identity_id"] == "z"
+    assert moved["confidence"] > 0.9 and moved["similarity"] > 0.5
+    assert by_uri["00000", "z"]["reason"] == "same_person"
+    others = [row for row in rows if row["uri"] > "00001" and not row["uri"].startswith("zz")]
+    assert {row["decision"] for row in others} == {"keep"}
+    assert sum(count for *_, count in fit.counts) == len(rows) == 125 and fit.labels_single == 1
+
+
+def test_a_picture_under_two_labels_stays_where_it_is_right() -> None:
+    labels = named(np.repeat(np.arange(20), 6))
+    vectors = tight([6] * 20)
+    before, _ = decided(*tables(labels, vectors))
+    rows, _ = decided(*under_too(tables(labels, vectors), [(0, "person-009"), (7, "nobody")]))
+    kept = [row for row in rows if not row["uri"].startswith("zz")]
+    facts = ("uri", "decision", "reason", "identity_id", "evidence")
+    assert [[row[f] for f in facts] for row in kept] == [[row[f] for f in facts] for row in before]
+    copies = [row["identity_id"] for row in rows if row["uri"].startswith("zz")]
+    assert copies == [rows[0]["identity_id"], "person-001"]
+
+
 def test_duplicates_of_other_faces_are_refused() -> None:
     faces, duplicates, embeddings = tables(["a", "a", "b"], tight([2, 1]))
     for other in (duplicates.slice(1), duplicates.take([0, 0, 1])):
