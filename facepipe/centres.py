@@ -34,6 +34,9 @@ BLOCK_ROWS = 4096  # 8 MB of float32 at 512 dimensions: larger blocks are new pa
 PART_ROWS = 4 * BLOCK_ROWS
 MIN_WEIGHT = 0.05  # of a face that counts; leaving one out would lose the digits of smaller ones
 IMPOSTOR_FACES = 1 << 16
+# How far apart by label the two faces of an impostor pair are, as shares of all: powers of the
+# golden ratio. No two or three sets of the same people, one behind the other, have them in line.
+APART = (0.381966, 0.236068, 0.145898)
 
 
 class VectorRows(Protocol):
@@ -211,8 +214,8 @@ def face_impostors(faces: LabelledFaces) -> Impostors:
 
     def look(rows: Int64, vectors_BD: Float32) -> list[Float32]:
         found = []
-        for part in (2, 3, 5):
-            others = (rows + max(1, total // part)) % total
+        for part in APART:
+            others = (rows + max(1, int(part * total))) % total
             foreign = faces.label_N[rows] != faces.label_N[others]
             other_BD = unit_rows(faces.vectors_ND[faces.vector_N[others[foreign]]])
             found.append(np.einsum("nd,nd->n", vectors_BD[foreign], other_BD))

@@ -35,6 +35,7 @@ REPORT_OTHERS = 10  # faces in the centre for which the report states the thresh
 # An identity with a smaller share of its label does not dominate it: of a folder of strangers
 # a few look alike.
 MIN_DOMINANT_SHARE = 0.1
+MIN_SCENE = 3  # near copies that are a scene
 NO_ROW = -1
 
 
@@ -90,7 +91,8 @@ def clean_faces(
     - The label's person: keep/same_person; merge/merged where another label, the survivor, is
       the same person. Not: relabel/other_identity where another person with a label makes
       ``relabel_confidence`` of the probability or more, by a clear margin; else drop/outlier.
-    - The only usable face of a label, or the only one that is not explained: keep/single.
+    - The only usable face of a label, the only one that is not explained, or more than half of
+      its faces where those are near copies of one, three at least: keep/single.
     - A label in which no two faces agree, or fewer than a tenth, or in which a second
       identity is as large as the first, has no dominant one: its faces are drop/no_dominant.
       But of just two nobody can say which is wrong: both stay, keep/no_dominant, with their
@@ -122,8 +124,9 @@ def clean_faces(
     groups = group_labels(found, text, rules)
     moves = _moves(found, settings.relabel_confidence, *entries.claims(original_N, own))
     row_n = np.where(entries.further_N[own], NO_ROW, entries.row_N[own])
-    _decide(columns, row_n, found, groups, moves)
     home_N = np.flatnonzero(~entries.further_N)
+    copies_n = np.bincount(original_N[home_N], minlength=len(original_N))[own]
+    _decide(columns, row_n, found, groups, moves, copies_n)
     columns.repeat(entries.row_N[home_N], entries.row_N[original_N[home_N]])
     identities = pa.array(groups.identity_L, pa.string())
     table = columns.table(faces, duplicates, entries.names, identities)
@@ -153,9 +156,17 @@ class _Moves:
 
 
 def _decide(
-    columns: Columns, row_N: Int64, found: Identified, groups: LabelGroups, moves: _Moves
+    columns: Columns,
+    row_N: Int64,
+    found: Identified,
+    groups: LabelGroups,
+    moves: _Moves,
+    copies_N: Int64,
 ) -> None:
-    """Fill in the rows of labelled faces; an entry with NO_ROW is not decided, only heard."""
+    """Fill in the rows of labelled faces; an entry with NO_ROW is not decided, only heard.
+
+    copies_N: how many faces are decided as each, itself included.
+    """
     label_N, judged = found.faces.label_N, found.judged
     right_N = judged.right_N >= 0.5
     moved_N, heard_N = moves.target_N >= 0, row_N == NO_ROW
@@ -163,13 +174,16 @@ def _decide(
     dominant_N = moves.dominant_L[label_N]
     merged_N = groups.survivor_L[label_N] != label_N
     unknown_N = found.owners.person_L[label_N] < 0
+    # One scene, of which a label is full, is one witness, and yet not to be lost to two others.
+    faces_L = np.bincount(label_N, copies_N, minlength=found.faces.labels)
+    scene_N = (copies_N >= MIN_SCENE) & (2 * copies_N > faces_L[label_N])
     cases = [  # which faces, decision, reason, confidence; the first that applies
         (moved_N, Decision.RELABEL, Reason.OTHER_IDENTITY, moves.right_N),
         (dominant_N & right_N & merged_N, Decision.MERGE, Reason.MERGED, judged.right_N),
         (dominant_N & right_N, Decision.KEEP, Reason.SAME_PERSON, judged.right_N),
         (dominant_N, Decision.DROP, Reason.OUTLIER, 1 - judged.right_N),
         (left_N == 1, Decision.KEEP, Reason.SINGLE, judged.right_N),
-        (unknown_N & right_N, Decision.KEEP, Reason.SINGLE, judged.right_N),
+        (unknown_N & (right_N | scene_N), Decision.KEEP, Reason.SINGLE, judged.right_N),
         (left_N == 2, Decision.KEEP, Reason.NO_DOMINANT, judged.right_N),
         (left_N > 2, Decision.DROP, Reason.NO_DOMINANT, 1 - judged.right_N),
     ]

@@ -17,10 +17,12 @@ Legend: E pairs (person, label) with faces, P people, L labels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lgamma, log
+from math import log
 
 import numpy as np
 import numpy.typing as npt
+
+from facepipe.urn import PRIOR_NONE, PRIOR_SECOND, PRIOR_WRONG, Spread, Urn
 
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -30,10 +32,8 @@ LARGEST_BLOCK = 3000  # people or labels in one exact assignment: a second; else
 TOGETHER_ALPHA = 1.0  # of two wrong faces of a person, every other pair is under one label
 CLEAR_LOG_ODDS = 4.6  # 99 to 1
 ALPHAS = 10.0 ** np.arange(-1, 7)  # of the urn
-PRIOR_WRONG, PRIOR_FACES = 0.1, 20.0  # share of wrong faces, and what that is worth
-# Share of people with two labels, and with none, and what that is worth; of labels without a
-# face of their own.
-PRIOR_SECOND, PRIOR_NONE, PRIOR_PEOPLE, PRIOR_EMPTY = 0.02, 0.1, 20.0, 0.02
+PRIOR_FACES, PRIOR_PEOPLE = 20.0, 20.0  # what the priors of facepipe.urn are worth
+PRIOR_EMPTY = 0.02  # share of labels without a face of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,34 +60,6 @@ class Counts:
             labels=labels,
             nobody=int((~known).sum()),
         )
-
-
-@dataclass(slots=True)
-class _Urn:
-    """What is known of the noise: see the module."""
-
-    labels: int
-    right: float = 1 - PRIOR_WRONG  # share of all faces
-    away: float = PRIOR_WRONG / 2  # wrong, and of a person who has a label
-    none: float = PRIOR_NONE
-    alpha: float = 1.0
-    second: float = PRIOR_SECOND
-
-    def log_likelihood(self, counts: list[int], home: list[bool]) -> float:
-        """Return how likely a person's faces are, given which of the labels are theirs."""
-        right = [c for c, h in zip(counts, home, strict=True) if h]
-        away = [c for c, h in zip(counts, home, strict=True) if not h]
-        per = self.alpha / self.labels
-        value = lgamma(self.alpha) - lgamma(sum(away) + self.alpha)
-        value += sum(lgamma(c + per) - lgamma(per) for c in away)
-        if not right:
-            return value + sum(away) * log(1 - self.right) + log(self.none)
-        value += sum(right) * log(self.right) + sum(away) * log(self.away)
-        value += log(1 - self.none)
-        # Uniform over the proportions of several homes; nothing for one.
-        value += lgamma(len(right)) - lgamma(sum(right) + len(right))
-        value += sum(lgamma(c + 1) for c in right)
-        return value + (len(right) - 1) * log(self.second) - len(right) * log(self.labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +91,7 @@ def find_owners(counts: Counts) -> Owners:
     owner_L, odds_L = np.full(counts.labels, -1), np.full(counts.labels, np.inf)
     if not len(counts.count_E):
         return Owners(person_L=owner_L, log_odds_L=odds_L, together=False)
-    urn = _Urn(labels=counts.labels)
+    urn = Urn(labels=counts.labels)
     first_L = _assign(counts, counts.count_E.astype(np.float64))
     for _ in range(FIT_ROUNDS):
         owner_L = first_L.copy()
@@ -129,12 +101,16 @@ def find_owners(counts: Counts) -> Owners:
     return Owners(person_L=owner_L, log_odds_L=odds_L, together=together)
 
 
-def _by_person(counts: Counts, wanted: Int64) -> dict[int, tuple[list[int], list[int]]]:
-    """Return the labels of some people and how many of their faces are there."""
-    found: dict[int, tuple[list[int], list[int]]] = {}
+def _spreads(counts: Counts, wanted: Int64, owner_L: Int64, urn: Urn) -> dict[int, Spread]:
+    """Return how the faces of some people fall to their homes and to other labels."""
+    per = urn.alpha / urn.labels
+    found: dict[int, Spread] = {}
     for person in wanted.tolist():
         start, end = np.searchsorted(counts.person_E, (person, person + 1))
-        found[person] = (counts.label_E[start:end].tolist(), counts.count_E[start:end].tolist())
+        spread = found[person] = Spread(per)
+        homes = (owner_L[counts.label_E[start:end]] == person).tolist()
+        for count, home in zip(counts.count_E[start:end].tolist(), homes, strict=True):
+            spread.put(count, home=home)
     return found
 
 
@@ -210,7 +186,7 @@ def _assign_block(counts: Counts, gain_E: Float, block: Int64, owner_L: Int64) -
     owner_L[label[columns[good]]] = person[rows[good]]
 
 
-def _second_labels(counts: Counts, owner_L: Int64, urn: _Urn) -> Float:
+def _second_labels(counts: Counts, owner_L: Int64, urn: Urn) -> Float:
     """Give labels to people who have another one already, where that is more likely.
 
     To the largest group in a label, from nobody or from a smaller group, the largest first.
@@ -224,33 +200,27 @@ def _second_labels(counts: Counts, owner_L: Int64, urn: _Urn) -> Float:
     row_E = np.flatnonzero(wanted_E & (counts.count_E > held_L[counts.label_E]))
     order = np.lexsort((counts.person_E[row_E], counts.label_E[row_E], -counts.count_E[row_E]))
     asked = np.unique(np.append(counts.person_E[row_E], owner_L[counts.label_E[row_E]]))
-    people = _by_person(counts, asked[asked >= 0])
+    people = _spreads(counts, asked[asked >= 0], owner_L, urn)
     for row in row_E[order]:
         person, label = int(counts.person_E[row]), int(counts.label_E[row])
-        loser = int(owner_L[label])
+        loser, count = int(owner_L[label]), int(counts.count_E[row])
         if np.isfinite(odds_L[label]):
             continue  # has gone to one as large
+        gains = people[person].changed(count, home=True)
         odds = log(1 / PRIOR_EMPTY)
-        if loser >= 0:
-            odds = _change(people[loser], loser, label, owner_L, urn)
-        odds += _change(people[person], person, label, owner_L, urn)
+        loses = None if loser < 0 else people[loser].changed(int(held_L[label]), home=False)
+        if loses is not None:
+            odds = urn.log_likelihood(loses) - urn.log_likelihood(people[loser])
+        odds += urn.log_likelihood(gains) - urn.log_likelihood(people[person])
         if odds > 0:
-            homeless = not (owner_L[people[person][0]] == person).any()
-            owner_L[label], odds_L[label] = person, np.inf if homeless else odds
+            owner_L[label], odds_L[label] = person, odds if people[person].homes else np.inf
+            held_L[label], people[person] = count, gains
+            if loses is not None:
+                people[loser] = loses
     return odds_L
 
 
-def _change(
-    faces: tuple[list[int], list[int]], person: int, label: int, owner_L: Int64, urn: _Urn
-) -> float:
-    """Return what a person's likelihood gains if the label changes from theirs to not, or to."""
-    labels, counts = faces
-    now = [bool(owner_L[other] == person) for other in labels]
-    then = [was != (other == label) for was, other in zip(now, labels, strict=True)]
-    return urn.log_likelihood(counts, then) - urn.log_likelihood(counts, now)
-
-
-def _refit(counts: Counts, owner_L: Int64, urn: _Urn) -> None:
+def _refit(counts: Counts, owner_L: Int64, urn: Urn) -> None:
     """Fit the noise to people who have a label, and how many have two or none."""
     own_E = owner_L[counts.label_E] == counts.person_E
     homes_P = np.bincount(counts.person_E, own_E, minlength=counts.people)

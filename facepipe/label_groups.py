@@ -59,7 +59,7 @@ def group_labels(found: Identified, names: list[str], rules: LabelRules | None) 
     looked = _looked_at(found, members_L, apart)
     keys = np.array(sorted({*looked, *apart, *together}), np.int64).reshape(-1, 2)
     evidence = _Evidence.of(found, members_L, keys)
-    parent = list(range(faces.labels))
+    parent, foes = list(range(faces.labels)), _Foes(apart)
     rows = []
     said = {pair: True for pair in together} | {pair: False for pair in apart}
     by_person = [(int(a), int(b)) in together for a, b in keys]
@@ -67,13 +67,15 @@ def group_labels(found: Identified, names: list[str], rules: LabelRules | None) 
     for c in first:
         pair = (int(keys[c, 0]), int(keys[c, 1]))
         one_person = looked.get(pair, False) and evidence.support_C[c] >= MIN_SUPPORT
-        merged = said.get(pair, one_person) and not _foes(parent, pair, apart)
+        roots = (_root(parent, pair[0]), _root(parent, pair[1]))
+        merged = said.get(pair, one_person) and not foes.are(*roots)
         verdict = PairVerdict.MERGED if merged else PairVerdict.AMBIGUOUS
         if not merged and (one_person or said.get(pair) is False):
             verdict = PairVerdict.REFUSED
         if merged:
-            a, b = sorted((_root(parent, pair[0]), _root(parent, pair[1])))
+            a, b = sorted(roots)
             parent[b] = a
+            foes.join(a, b)
         if verdict == PairVerdict.AMBIGUOUS and evidence.support_C[c] < MIN_SUPPORT:
             continue  # as near as the nearest of so many strangers are
         rows.append((pair, verdict, 1.0 if pair in said else float(evidence.sure_C[c]), c))
@@ -206,10 +208,30 @@ def _root(parent: list[int], label: int) -> int:
     return label
 
 
-def _foes(parent: list[int], pair: tuple[int, int], apart: Pairs) -> bool:
-    """Return whether joining the groups of a pair would join labels that are said to be apart."""
-    roots = {_root(parent, pair[0]), _root(parent, pair[1])}
-    return any({_root(parent, a), _root(parent, b)} == roots for a, b in apart) or pair in apart
+class _Foes:
+    """Which groups of labels are said to be apart, by their roots."""
+
+    def __init__(self, apart: Pairs) -> None:
+        """Start with each label as a group of its own."""
+        self._of: dict[int, set[int]] = defaultdict(set)
+        for one, two in apart:
+            self._of[one].add(two)
+            self._of[two].add(one)
+
+    def are(self, one: int, two: int) -> bool:
+        """Return whether two roots are said to be apart."""
+        return two in self._of.get(one, ())
+
+    def join(self, root: int, other: int) -> None:
+        """Let a root stand for another one too."""
+        if root == other:
+            return
+        self._of[root].discard(other)
+        theirs = self._of.pop(other, set()) - {root}
+        for foe in theirs:
+            self._of[foe].discard(other)
+            self._of[foe].add(root)
+        self._of[root] |= theirs
 
 
 def _survivors(

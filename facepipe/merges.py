@@ -10,7 +10,7 @@ Legend: M groups (modes of labels, or people), D dimensions, K neighbours, C pai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +29,12 @@ TAIL_PAIRS = 1 << 17  # of centres, to measure how near those of different peopl
 TAIL_SHARE = 0.01  # the tail begins at the cosine that one impostor pair in a hundred has
 # What is known beforehand counts as so many pairs; of fewer, those of one person are the tail.
 TAIL_PRIOR_PAIRS = 2000.0
+TAIL_SEED = 1
+# From the middle, in standard deviations below it: beyond are pairs of one person. The nearest
+# strangers of a hundred million pairs are at 6 by the tail above.
+TAIL_END_STDS = 6.0
 # A normal distribution's tail, from 2.33 standard deviations on.
+LOW_SHARE = 0.16  # of a normal distribution, one standard deviation below its middle
 PRIOR_BASE_STDS, PRIOR_SCALE_STDS = 2.326, 0.375
 SIZE_STEPS = (1.0, 3.0, 6.0)  # effective faces of the smaller of two centres
 
@@ -85,16 +90,12 @@ class Links:
 
 
 def measure_tail(centres_MD: Float32, size_M: Float, label_M: Int64, prior: Impostors) -> Tail:
-    """Measure cosines of centres of different labels, evenly spread over all pairs.
+    """Measure cosines of centres of different labels, drawn evenly from all pairs.
 
-    A few pairs of one person among them hardly move the quantile and the median excess.
+    Pairs of one person, be they many, lie beyond TAIL_END_STDS and are left out.
     """
-    total = len(centres_MD)
-    count = max(1, TAIL_PAIRS // max(total, 1))
-    strides = np.unique(np.linspace(1, max(1, total - 1), count, dtype=int))
     cosine, size = [np.empty(0, np.float32)], [np.empty(0)]
-    for stride in strides[strides < total].tolist():
-        other_M = np.roll(np.arange(total), -stride)
+    for other_M in _partners(len(centres_MD)):
         fit = label_M != label_M[other_M]
         cosine.append(np.einsum("md,md->m", centres_MD[fit], centres_MD[other_M[fit]]))
         size.append(np.minimum(size_M, size_M[other_M])[fit])
@@ -107,8 +108,24 @@ def measure_tail(centres_MD: Float32, size_M: Float, label_M: Int64, prior: Impo
     return Tail(base_S=np.array(bases), scale_S=np.array(scales))
 
 
+def _partners(total: int) -> Iterator[Int64]:
+    """Yield a partner for each centre, again and again: all pairs, or TAIL_PAIRS of them.
+
+    Drawn, and not at a distance: centres are by name, and neighbours by name may be one person.
+    """
+    count = max(1, TAIL_PAIRS // max(total, 1))
+    if count >= total - 1:
+        yield from (np.roll(np.arange(total), -stride) for stride in range(1, total))
+        return
+    rng = np.random.default_rng(TAIL_SEED)
+    yield from (rng.permutation(total) for _ in range(count))
+
+
 def _tail(cosine_C: Float, base: float, scale: float) -> tuple[float, float]:
     """Return where the tail begins and its scale, leaning on those given."""
+    if len(cosine_C):
+        low, middle = np.quantile(cosine_C, (LOW_SHARE, 0.5))
+        cosine_C = cosine_C[cosine_C <= middle + TAIL_END_STDS * (middle - low)]
     if len(cosine_C) < TAIL_PRIOR_PAIRS:
         return base, scale
     trust = len(cosine_C) / (len(cosine_C) + TAIL_PRIOR_PAIRS)

@@ -189,7 +189,7 @@ def test_strangers_are_dropped_not_moved() -> None:
 def test_confidence_is_a_probability_that_holds() -> None:
     """On faces that are hard to tell, so that there are doubts to be right about."""
     sure, right = [], []
-    for seed in range(6):
+    for seed in range(12):
         sizes = [12] * 80
         true = np.repeat(np.arange(80), sizes)
         label = flipped(true, 0.3, seed)
@@ -357,6 +357,29 @@ def test_a_person_under_two_labels_is_merged_into_the_larger() -> None:
     assert all(p["confidence"] > 0.9 and p["support"] > 0.9 and p["rank"] == 1 for p in pairs)
 
 
+@pytest.mark.parametrize(
+    ("people_, parts"), [(60, 2), (40, 5)], ids=["all in two labels", "all in five"]
+)
+def test_everybody_under_several_labels_is_merged(people_: int, parts: int) -> None:
+    """Collections joined: names that are next to each other are one person."""
+    true = np.repeat(np.arange(people_), 10 * parts)
+    label = np.repeat(np.arange(people_ * parts), 10)
+    _, fit = cleaned(named(label), people([10 * parts] * people_, seed=4))
+    merged = {
+        (p["label_a"], p["label_b"]) for p in fit.pairs.to_pylist() if p["verdict"] == "merged"
+    }
+    person = {f"person-{code:03d}": int(true[code * 10]) for code in range(people_ * parts)}
+    assert all(person[a] == person[b] for a, b in merged)
+    assert len(merged) == people_ * (parts - 1)
+
+
+def test_a_person_under_ten_labels_beside_ordinary_ones_is_merged() -> None:
+    label = np.repeat(np.arange(110), 10)
+    _, fit = cleaned(named(label), people([100] + [10] * 100, seed=5))
+    merged = [p for p in fit.pairs.to_pylist() if p["verdict"] == "merged"]
+    assert len(merged) == 9 and {p["label_b"] for p in merged} <= set(named(np.arange(10)))
+
+
 def test_a_stray_face_of_merged_labels_goes_to_the_survivor() -> None:
     vectors = tight([15] + [9] * 29)
     label = np.concatenate([[0] * 8, [50] * 6, [7], np.repeat(np.arange(1, 30), 9)])
@@ -462,6 +485,20 @@ def test_near_copies_are_one_witness() -> None:
     rows, _ = cleaned(named(label), vectors)
     assert [r["decision"] for r in rows[:4]] == ["keep", "keep", "drop", "drop"]
     assert rows[2]["confidence"] == rows[3]["confidence"]
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_frames_of_one_scene_are_not_lost_to_a_few_wrong_faces(wrong: int) -> None:
+    """A clip of thirty frames is one witness, and two others do not outvote it."""
+    vectors = tight([1] * (1 + wrong) + [9] * 40)
+    frames = vectors[0] + 0.01 * np.random.default_rng(0).normal(size=(30, DIM))
+    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+    vectors = np.vstack([frames, vectors[1:]])
+    label = np.concatenate([[0] * (30 + wrong), np.repeat(np.arange(1, 41), 9)])
+    rows, _ = cleaned(named(label), vectors)
+    assert {(r["decision"], r["identity_id"]) for r in rows[:30]} == {("keep", "person-000")}
+    twice, _ = cleaned(named(label[28:]), vectors[28:])  # two frames are no scene
+    assert Counter(r["reason"] for r in twice[: 2 + wrong]) == {"no_dominant": 2 + wrong}
 
 
 def test_the_last_face_of_a_label_is_kept_when_the_others_are_explained() -> None:

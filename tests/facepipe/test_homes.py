@@ -10,6 +10,7 @@ import pytest
 
 from facepipe import homes
 from facepipe.homes import Counts, find_owners
+from facepipe.urn import Spread, Urn
 
 
 def counts_of(table: list[list[int]], nobody: int = 0) -> Counts:
@@ -103,3 +104,41 @@ def test_the_order_of_people_changes_nothing() -> None:
     one = find_owners(counts_of(table.tolist())).person_L
     other = find_owners(counts_of(table[mixed].tolist())).person_L
     assert (np.where(other >= 0, mixed[other], -1) == one).all()
+
+
+def test_a_label_more_or_less_is_what_counting_anew_gives() -> None:
+    urn = Urn(labels=50, alpha=0.1)
+    rng = np.random.default_rng(0)
+    counts, homes = rng.integers(1, 9, 40).tolist(), (rng.random(40) < 0.3).tolist()
+
+    def spread(homes: list[bool]) -> Spread:
+        found = Spread(urn.alpha / urn.labels)
+        for count, home in zip(counts, homes, strict=True):
+            found.put(count, home=home)
+        return found
+
+    for place in range(40):
+        then = [home != (n == place) for n, home in enumerate(homes)]
+        changed = spread(homes).changed(counts[place], home=then[place])
+        assert urn.log_likelihood(changed) == pytest.approx(urn.log_likelihood(spread(then)))
+
+
+def test_somebody_in_very_many_labels_is_weighed_in_time() -> None:
+    """A presenter outnumbers each label's own person; every label is asked about him."""
+    labels = 1500
+    own = np.arange(labels)
+    person = np.concatenate([np.repeat(own, 2), np.full(5 * labels, labels)])
+    label = np.concatenate([np.repeat(own, 2), np.repeat(own, 5)])
+    counts = Counts.of(person, label, labels + 1, labels)
+    changed = 0
+    real = Spread.put
+
+    def counted(self: Spread, count: int, *, home: bool, times: int = 1) -> None:
+        nonlocal changed
+        changed += 1
+        real(self, count, home=home, times=times)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spread, "put", counted)
+        find_owners(counts)
+    assert changed < 100 * labels  # not labels times labels

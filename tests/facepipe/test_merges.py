@@ -80,6 +80,17 @@ def test_the_tail_is_the_share_of_impostors_beyond() -> None:
     assert float(tail.rate(np.array([cosine.max()]), np.array([9.0]))[0]) >= 1 / len(cosine)
 
 
+@pytest.mark.parametrize("total", [300, 4000])
+def test_the_tail_is_that_of_strangers_though_neighbours_are_one_person(total: int) -> None:
+    vectors = centres(total, seed=6)
+    vectors[1::2] = near(vectors[::2], 0.9)
+    size, label = np.full(total, 9.0), np.arange(total)
+    tail = measure_tail(vectors, size, label, PRIOR)
+    others = measure_tail(centres(total, seed=6), size, label, PRIOR)
+    np.testing.assert_allclose(tail.base_S, others.base_S, rtol=0.05)
+    np.testing.assert_allclose(tail.scale_S, others.scale_S, rtol=0.15)
+
+
 def test_rate_falls_with_the_cosine_and_knows_the_size() -> None:
     tail = Tail(base_S=np.array([0.1, 0.2, 0.3]), scale_S=np.array([0.1, 0.1, 0.1]))
     size = np.array([1.0, 2.9, 3.0, 6.0])
