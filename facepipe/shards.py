@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 OWN_ENTRIES = {"_lock", "_lease.json", "_plan", "_tmp", "_commits"}  # left by any stopped run
+CURRENT_MODEL = "_plan/embed.json"  # whose vectors readers get where they name no model
 STEP_OF_TABLE = {
     "photos": "detect",
     "faces": "detect",
@@ -70,19 +71,25 @@ class Dataset(Ledger):
         model = model or self.current_model()
         return f"embed-{model[:12]}"
 
+    def is_embedded(self) -> bool:
+        """Return whether an embed has begun."""
+        return self.has(CURRENT_MODEL)
+
     def current_model(self) -> str:
-        """Return the model_id of the last embed run. Raises DatasetNotFound before the first."""
-        name = "_plan/embed.json"
-        if not self.has(name):
+        """Return the model_id of the last embed run that has finished, or of the first one.
+
+        Raises DatasetNotFound before the first.
+        """
+        if not self.is_embedded():
             raise DatasetNotFound(
                 f"{self.uri} has no embeddings yet: run facepipe embed --out {self.uri}"
             )
-        return str(json.loads(self.store.get(name))["model_id"])
+        return str(json.loads(self.store.get(CURRENT_MODEL))["model_id"])
 
     def set_current_model(self, model_id: str) -> None:
         """Make a model's embeddings the ones that readers get by default."""
         data = (json.dumps({"model_id": model_id}) + "\n").encode()
-        self.put("_plan/embed.json", data)
+        self.put(CURRENT_MODEL, data)
 
     def files(self, table: str, model: str | None = None) -> list[ShardFile]:
         """Return the committed files of a table, in shard order."""

@@ -1,7 +1,8 @@
 """What a job costs at another size: measured costs, a queue of shards, and W workers.
 
-Detect, embed and the sorting by label are queues of shards over W workers; dedup, clean and
-the gallery are one task each; listing, planning and bookkeeping are the driver's. A worker
+Detect, embed, the sorting by label and the gallery's shards are queues of shards over W workers;
+dedup, clean and the rest of the gallery are one task each; listing, planning and bookkeeping are
+the driver's. A worker
 takes the next shard as soon as it is free (list scheduling, Graham 1969). docs/guides/plan.md
 states the model in words.
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from facepipe.index_plan import plan_index
 from facepipe.shard_queue import makespan, shard_costs
 
 SHARD_PHOTOS = 256  # pipelines.listing: the most of a shard, in jobs of millions
@@ -34,10 +36,13 @@ DEDUP_MEETING_S = 4e-8  # of two crops that share a key, see meetings(); 100,000
 CLEAN_FACE_S = 200e-6  # the same faces, 40 % of the labels wrong
 CLEAN_MATCH_S = 2.6e-8  # of a face that may be of another label, with a label; four rounds
 SUSPECTS = 0.02  # such faces
-INDEX_FACE_S = 8e-5  # from 10,746 faces of LFW
-DEDUP_FACE_BYTES = 1600.0
-CLEAN_FACE_BYTES = 5500.0  # the same 100,000 faces
-INDEX_FACE_BYTES = 15_000.0  # docs/guides/curate.md
+# A gallery of ten million faces, 986 CPU seconds (docs/scale.md): what its shards take, which
+# workers share, and all else. Bytes of dedup and clean are those of a million faces.
+INDEX_SHARD_FACE_S, INDEX_FACE_S = 34e-6, 65e-6
+DEDUP_FACE_BYTES = 1500.0
+CLEAN_FACE_BYTES = 4200.0
+INDEX_FACE_BYTES = 25.0  # of the driver
+INDEX_DIM, INDEX_RECALL = 512, 0.99
 TASK_BYTES = 200e6  # a process with NumPy and Arrow, before its first face
 # facepipe.crop_pairs: tables, also mirrored, times the keys tried in each; and its limits.
 HASH_LOOKS, KEY_SIGNS, HASH_CROWD = 8 * 2 * 32, (8, 20), 32
@@ -155,6 +160,7 @@ def _one(costs: Costs, photos: int, workers: int, shard_photos: int) -> Simulate
     alone = _alone(costs, photos, faces)
     steps = {step: wall for step, (wall, _) in queues.items()}
     steps["clean"] = steps.pop("by label") + alone["clean"]
+    steps["index"] = steps.pop("gallery") + alone["index"]
     parallel_s = math.fsum(work for _, work in queues.values())
     runs = _tasks(faces, _run_faces(costs, shard_photos))
     containers = _tasks(costs.contained * photos, costs.container_photos)
@@ -165,7 +171,7 @@ def _one(costs: Costs, photos: int, workers: int, shard_photos: int) -> Simulate
         photos=photos,
         workers=workers,
         faces=faces,
-        steps_s={**steps, "dedup": alone["dedup"], "index": alone["index"]},
+        steps_s={**steps, "dedup": alone["dedup"]},
         driver_s=driver_s,
         serial_s=driver_s + math.fsum(alone.values()),
         parallel_s=parallel_s,
@@ -191,6 +197,7 @@ def _queues(
         "by label": _alike(
             faces, _run_faces(costs, shard_photos), costs.sort_face_s, costs, workers
         ),
+        "gallery": _alike(faces, _gallery_rows(faces), INDEX_SHARD_FACE_S, costs, workers),
     }
 
 
@@ -246,6 +253,12 @@ def _tasks(items: float, size: float) -> int:
 def _run_faces(costs: Costs, shard_photos: int) -> float:
     """Return the faces of a full run by label."""
     return min(float(RUN_FACES), RUN_SHARDS * shard_photos * costs.faces_a_photo)
+
+
+def _gallery_rows(faces: float) -> float:
+    """Return the faces of a full shard of the gallery."""
+    plan = plan_index(max(1, int(faces)), INDEX_DIM, memory_budget_bytes=None, recall=INDEX_RECALL)
+    return float(plan.shard_rows)
 
 
 # -- what is not a queue -----------------------------------------------------------------

@@ -87,6 +87,7 @@ def run(
                 _say_which_model(dataset, job, progress)
                 _before(dataset, plan, tasks, inputs)
                 reports.append(run_step(dataset, runner, job, plan, tasks, progress))
+                _after(dataset, plan)
     return reports, _exceeded(reports, request.settings.run.max_quarantined)
 
 
@@ -213,12 +214,18 @@ def _before(dataset: Dataset, plan: Plan, tasks: Sequence[ShardTask], inputs: _I
         give_memory_back()  # what the listing took as a table
     if plan.step == detect.STEP:
         save_retries(dataset, inputs.retries)
-    if plan.step.startswith("embed-"):
-        dataset.set_current_model(plan.basis["model_id"])
+    if plan.step.startswith("embed-") and not dataset.is_embedded():
+        dataset.set_current_model(plan.basis["model_id"])  # readers of what is there already
     if plan.step == clean.STEP:
         check_constraints(dataset, inputs.constraints)
         store_constraints(dataset, inputs.constraints)
         clean.before_clean(dataset, tasks[0])
+
+
+def _after(dataset: Dataset, plan: Plan) -> None:
+    """Let readers go over to what a step has finished: an embed that fails changes nothing."""
+    if plan.step.startswith("embed-") and dataset.current_model() != plan.basis["model_id"]:
+        dataset.set_current_model(plan.basis["model_id"])
 
 
 def quarantined_share(photos: Mapping[str, int]) -> float:

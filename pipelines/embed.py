@@ -139,9 +139,10 @@ def model_change(dataset: Dataset, job: EmbedJob) -> str | None:
         return None
     return (
         f"embed: dedup, clean, index and evaluate used the vectors of model {before[:12]} in "
-        f"{dataset.uri}; from now on they use those of {job.pack.need_recogniser().file} of "
-        f"{job.pack.folder} with embed.flip={job.embed.flip} ({job.model_id[:12]}), a table of "
-        f"their own{default_note(job.pack.folder)}"
+        f"{dataset.uri}; once this has finished they use those of "
+        f"{job.pack.need_recogniser().file} of {job.pack.folder} with "
+        f"embed.flip={job.embed.flip} ({job.model_id[:12]}), a table of their own"
+        f"{default_note(job.pack.folder)}"
     )
 
 

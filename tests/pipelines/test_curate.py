@@ -20,6 +20,7 @@ from facepipe.commits import record_key
 from facepipe.config import load
 from facepipe.errors import (
     DatasetNotFound,
+    FacepipeError,
     ModelMismatch,
     ModelUnreadable,
     SourceNotFound,
@@ -195,6 +196,20 @@ def test_another_recogniser_gets_its_own_table(
     assert dataset.current_model() != first
     both = [dataset.table("embeddings", ["face_id"], m) for m in (first, dataset.current_model())]
     assert both[0] == both[1]
+
+
+def test_an_embed_that_fails_leaves_readers_what_they_had(
+    tmp_path: Path, photos: Path, made_pack: Path
+) -> None:
+    out = tmp_path / "ds"
+    curated([photos], out, made_pack)
+    first = open_dataset(out).current_model()
+    other = made.pack(tmp_path / "other", seed=1)
+    settings = load(None, ["models.device=cuda"])
+    with pytest.raises(FacepipeError, match="cuda"):
+        curated([photos], out, other, steps=("embed",), settings=settings)
+    assert open_dataset(out).current_model() == first
+    curated([photos], out, made_pack, steps=("dedup", "clean"))
 
 
 def test_another_detector_is_refused(tmp_path: Path, photos: Path, made_pack: Path) -> None:
