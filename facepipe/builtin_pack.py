@@ -37,4 +37,7 @@ def default_note(folder: str) -> str:
     """Return what to add where data do not fit a pack that may have been taken by default."""
     if folder != BUILTIN:
         return ""
-    return f" ({BUILTIN} is the default of --models now, {FORMER_DEFAULT} was before)"
+    return (
+        f" ({BUILTIN} is the default of --models now, {FORMER_DEFAULT} was before; {BUILTIN}'s own "
+        "models change with a release: a dataset of the former ones goes on with that release)"
+    )

@@ -19,7 +19,9 @@ from urllib.parse import unquote_to_bytes
 MAX_BYTES = 200  # of the 255 that file systems allow: room for what tools add
 EMPTY = "%"  # the folder of the name that is empty
 _PLAIN = set(" '()+,-._")
-_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[\d¹²³]|lpt[\d¹²³])(\..*)?", re.IGNORECASE
+)
 _DIGEST_CHARS = 16
 
 

@@ -281,9 +281,10 @@ def read_manifest(store: Store) -> tuple[str, Manifest]:
     """
     version = current_version(store)
     if version is None:
-        raise DatasetNotFound(
-            f"no index in {store.uri}: make one with facepipe index build DATASET --out {store.uri}"
-        )
+        remedy = f"make one with facepipe index build DATASET --out {store.uri}"
+        if any(True for _ in store.list_all("versions")):
+            remedy = f"a version waits there: facepipe index publish {store.uri} puts it in force"
+        raise DatasetNotFound(f"no index in {store.uri}: {remedy}")
     return version, read_version(store, version)
 
 

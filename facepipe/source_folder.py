@@ -18,6 +18,11 @@ def list_folder(name: str, settings: SourceSettings, leave_out: str | None) -> I
     """
     root = Path(os.path.abspath(name))  # noqa: PTH100 - resolve() would follow links
     if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises on a forbidden folder
+        if "://" in name:
+            raise SourceNotFound(
+                f"source {name} is no kind of URL that is read here: s3://, gs:// and az:// are; "
+                "photos at http URLs are named in a list (docs/guides/sources.md)"
+            )
         raise SourceNotFound(f"source {root} does not exist: give a folder of photos or one photo")
     if not root.is_dir():
         label = root.parent.name if settings.labels == "folder" else None

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install facepipe and see everything it does, once, on sample photos: two minutes, offline.
+# Install facepipe and see everything it does, once, on sample photos: half a minute, offline.
 #
 #   infra/demo.sh [OPTION..]     what follows goes to `facepipe demo`, e.g. --open, --out FOLDER
 #

@@ -1,4 +1,4 @@
-"""facepipe demo: everything once, on sample photos, in two minutes and offline."""
+"""facepipe demo: everything once, on sample photos, in half a minute and offline."""
 
 from __future__ import annotations
 

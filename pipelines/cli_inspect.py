@@ -44,7 +44,12 @@ def report(
 
 def why(
     dataset: DatasetArgument,
-    face_id: Annotated[str, typer.Argument(metavar="FACE_ID", help="A face id, or its start.")],
+    face_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="FACE_ID", help="A face id or its start, or the end of a photo's path."
+        ),
+    ],
     json: Json = False,
 ) -> None:
     """Say why a face was kept, dropped, relabelled or called a duplicate, with the evidence."""
@@ -77,14 +82,16 @@ def verify(
         lines = [*result["problems"], f"{result['files']} files checked, {result['rows']} rows"]
         if result["forgotten"]:
             count = len(result["forgotten"])
-            lines.append(f"{count} broken shards forgotten: now run the same command again")
+            lines.append(f"{count} broken shards forgotten: now run what made the dataset again")
         typer.echo("\n".join(lines))
     if result["problems"] and not repair:
-        raise CorruptData(
-            f"{len(result['problems'])} problems in {dataset}: run facepipe verify {dataset} "
-            "--repair, which forgets broken shards, then the command that made the dataset, "
-            "which does them and what else is missing again"
-        )
+        remedy = "run the command that made the dataset again, which does what is missing"
+        if result["broken"]:
+            remedy = (
+                f"run facepipe verify {dataset} --repair, which forgets broken shards, then the "
+                "command that made the dataset, which does them and what else is missing again"
+            )
+        raise CorruptData(f"{len(result['problems'])} problems in {dataset}: {remedy}")
 
 
 def config(config: Config = None, set_: SetOption = None, json: Json = False) -> None:

@@ -70,8 +70,8 @@ def search(
 ) -> None:
     """Who is on this photo? Every face in it, with the gallery's most similar ones.
 
-    A hit above the gallery's threshold is the same person at the stated false-match rate;
-    where there is none, the answer is that nobody is above the threshold.
+    A hit at or above the gallery's threshold is a lead, not a proof: searches with strangers reach
+    it at the stated rate (FPIR). Where there is none, nobody is above the threshold.
     """
     from facepipe.index import open_index
     from facepipe.index_filter import parse_filter

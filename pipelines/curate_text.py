@@ -24,7 +24,8 @@ def result_text(out: str, reports: Sequence[StepReport], made: Mapping[str, Any]
     counts = {table: c for r in reports for table, c in r.counts.items()}
     lines = [f"{'dataset':<10} {out}"]
     if not any(r.shards_run for r in reports):
-        lines.insert(0, "nothing to do: all was done before")
+        of = "of its tables " if made else ""  # a gallery and a report may have been made anew
+        lines.insert(0, f"nothing to do: all {of}was done before")
     for table in ("photos", "faces", "embeddings", "duplicates", "decisions"):
         if table in counts:
             parts = ", ".join(f"{n:,} {status}" for status, n in counts[table].items())

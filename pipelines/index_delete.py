@@ -188,8 +188,10 @@ def _doomed_rows(store: Store, manifest: Manifest, doomed: Doomed) -> _Rows:
     _spare(store, manifest, meant)
     unknown = [name for name in doomed.names if not found[name]]
     if unknown:
-        meaning = _meaning(store, manifest, unknown[0]) if unknown[0] in doomed.photos else ()
         remedy = "facepipe index verify --absent says whether any trace of it is left"
+        if unknown[0] in doomed.faces:
+            remedy = f"give a whole face id, as facepipe why prints it, or {remedy}"
+        meaning = _meaning(store, manifest, unknown[0]) if unknown[0] in doomed.photos else ()
         if meaning:
             remedy = f"give a photo's whole uri, as {' or '.join(map(repr, meaning))}"
         raise UsageError(

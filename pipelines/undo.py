@@ -287,6 +287,8 @@ def format_undo(found: Undo) -> str:
     lines = []
     if found.taken_back:
         lines.append(f"taken back: {_counted(found.taken_back)}")
+    elif found.removed:
+        lines.append(f"forgotten: {len(found.removed)} lines of what was said")
     else:
         lines.append("nothing to take back")
     if found.left:

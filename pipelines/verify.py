@@ -17,9 +17,9 @@ OF_FACES = ("embeddings", "duplicates", "decisions", "by_label")  # a row for ev
 def verify_dataset(dataset: Dataset, *, repair: bool = False) -> dict[str, Any]:
     """Return the problems of a dataset, and how many files and rows were checked.
 
-    With ``repair`` the records of broken shards are deleted (``forgotten`` names them), so
-    that the command that made the dataset redoes those, and only those. Raises StoreError
-    where a run holds it.
+    ``broken`` counts the shards that a repair would forget. With ``repair`` their records are
+    deleted (``forgotten`` names them), so that the command that made the dataset redoes those, and
+    only those. Raises StoreError where a run holds it.
     """
     problems: list[str] = []
     forget: list[str] = []
@@ -43,7 +43,13 @@ def verify_dataset(dataset: Dataset, *, repair: bool = False) -> dict[str, Any]:
             for record in forget:
                 dataset.delete(record)
     forgotten = forget if repair else []
-    return {"problems": problems, "files": files, "rows": rows, "forgotten": forgotten}
+    return {
+        "problems": problems,
+        "files": files,
+        "rows": rows,
+        "broken": len(forget),
+        "forgotten": forgotten,
+    }
 
 
 def _commits(dataset: Dataset, step: str, problems: list[str], forget: list[str]) -> list[Commit]:

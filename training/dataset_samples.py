@@ -107,7 +107,8 @@ def dataset_samples(dataset: Dataset, settings: SampleSettings | None = None) ->
             digest=samples_digest(content, start_G1, row_N, label_N, weight_N, choice.people),
         ),
         dataset.uri,
-        "lower min_weight or min_faces, or label the photos and run facepipe curate again",
+        "lower data.samples.min_weight or min_faces, keep faces of test sets with --set "
+        "data.samples.overlap=true, or label the photos and run facepipe curate again",
     )
 
 
@@ -191,15 +192,15 @@ def _overlapping(dataset: Dataset, asked: bool | None) -> FacePlaces | None:
         return None
     if plan is None:
         raise StoreError(
-            f"samples.overlap = false, but {dataset.uri} has not been compared with a test set: "
-            f"run facepipe overlap {dataset.uri} --probes ... first"
+            f"data.samples.overlap = false, but {dataset.uri} has not been compared with a test "
+            f"set: run facepipe overlap {dataset.uri} --probes ... first"
         )
     dataset.require(_OVERLAP)
     files = [f for name in ("faces", "embeddings", "decisions") for f in dataset.files(name)]
     if plan.basis.get("tables") != ids.digest([f.sha256 for f in files]):
         raise StoreError(
             f"the faces or decisions of {dataset.uri} have changed since they were compared with "
-            "test sets: run facepipe overlap again, or set samples.overlap = true"
+            "test sets: run facepipe overlap again, or --set data.samples.overlap=true"
         )
     overlaps = dataset.files("overlaps")
     return FacePlaces.of(dataset.read(file, ["face_id"])["face_id"] for file in overlaps)

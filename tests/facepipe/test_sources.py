@@ -105,3 +105,8 @@ def test_reading_stops_after_the_limit(tmp_path: Path) -> None:
 def test_a_missing_root_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound, match="does not exist"):
         list_sources([str(tmp_path / "none")], FLAT)
+
+
+def test_a_url_that_is_not_read_says_what_is() -> None:
+    with pytest.raises(SourceNotFound, match="s3://, gs:// and az:// are; photos at http"):
+        list_sources(["http://example.org/a.jpg"], FLAT)

@@ -32,6 +32,15 @@ def index(made: Made, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
+def test_of_an_index_that_only_waits_the_way_out_is_named(made: Made, tmp_path: Path) -> None:
+    index = str(tmp_path / "index")
+    build_index(made.write(), index, FLAT, publish=False)
+    with pytest.raises(DatasetNotFound, match=f"waits there: facepipe index publish {index}"):
+        open_index(index)
+    publish_version(index)
+    assert open_index(index).record.totals.indexed == 80
+
+
 def test_a_version_waits_until_it_is_published(made: Made, index: Path) -> None:
     before = open_index(index).version
     staged = build_index(made.write(), str(index), IndexSettings(fpir=0.1), publish=False)

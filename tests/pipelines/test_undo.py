@@ -136,6 +136,13 @@ def test_a_decision_of_ones_own_goes_with_its_line(tmp_path: Path) -> None:
     assert len(gone.removed) == 1 and texts(dataset) == []
 
 
+def test_lines_that_go_though_nothing_followed_from_them_are_counted(dataset: Dataset) -> None:
+    with dataset.held():
+        add_constraints(dataset, parse_constraints(b"kind,a,b\nsame,label:ann,label:bob\n", "own"))
+    found = undo(dataset, Choice(label="bob", said=True))
+    assert format_undo(found).startswith("forgotten: 1 lines of what was said")
+
+
 def test_what_was_said_of_a_label_is_forgotten(dataset: Dataset) -> None:
     with dataset.held():
         lines = f"kind,a,b\nsame,label:ann,label:bob\ndrop,{ID[0]},\nkeep,{ID[6]},\n"
