@@ -99,7 +99,7 @@ def clean_faces(
       probability as weight.
     - A near copy of another face of its label counts once, and is decided as that one.
     - A face whose copies came under other labels is judged under those too: one that is not its
-      label's person is relabel/other_identity to one of them whose person it is.
+      label's person is relabel/other_identity to one of them whose person it is as probably.
 
     confidence is the probability of the decision. weight is that of the identity, times
     the share of the crop's resolution that the photo had (eye distance over the
@@ -212,7 +212,7 @@ def _moves(found: Identified, confidence: float, claimed_C: Int64, by_C: Int64) 
 
     A face is moved where another person is likely enough, nobody else would do as well, and
     that person dominates a label: the one with most of their faces. And, where it is not its
-    label's person, to a label that it came under too and whose dominant person it is.
+    label's person, to a label that it came under too and whose dominant person it is as surely.
     """
     label_N, judged, people = found.faces.label_N, found.judged, found.people
     owner_L = found.owners.person_L
@@ -232,7 +232,7 @@ def _moves(found: Identified, confidence: float, claimed_C: Int64, by_C: Int64) 
     target_N[(target_N >= 0) & ~dominant_L[target_N]] = -1
     right_N, cosine_N = judged.other_right_N.copy(), judged.other_cosine_N.copy()
     fit_C = own_N[by_C] & dominant_L[label_N[by_C]] & ~own_N[claimed_C]
-    fit_C &= target_N[claimed_C] < 0
+    fit_C &= (target_N[claimed_C] < 0) & (judged.right_N[by_C] >= confidence)
     claimed, by = claimed_C[fit_C], by_C[fit_C]
     last = np.lexsort((-label_N[by], judged.right_N[by]))  # the surest label is written last
     target_N[claimed[last]] = label_N[by[last]]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facepipe.schema import Decision
+from facepipe.schema import Decision, FaceStatus
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -81,9 +81,14 @@ class Entries:
 
 
 def _copies(faces: pa.Table, duplicates: pa.Table, rows: Int64) -> tuple[Int64, Int64]:
-    """Return rows that copies with a label were kept as (X), and those copies (X)."""
+    """Return rows that copies with a label were kept as (X), and those copies (X).
+
+    A face beside the one that a photo's label means, or unfit otherwise, is no copy of that label.
+    """
     twin = pc.equal(duplicates.column("decision"), Decision.DUPLICATE.value)
-    copy_X = np.flatnonzero(pc.and_(twin, faces.column("source_label").is_valid()).to_numpy())
+    fit = pc.equal(faces.column("status"), FaceStatus.OK.value)
+    labelled = pc.and_(fit, faces.column("source_label").is_valid())
+    copy_X = np.flatnonzero(pc.and_(twin, labelled).to_numpy())
     if not len(copy_X):
         return copy_X, copy_X
     face_ids = faces.column("face_id").take(pa.array(rows)).combine_chunks()

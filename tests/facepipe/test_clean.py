@@ -614,6 +614,21 @@ def test_a_picture_under_two_labels_goes_to_the_right_one() -> None:
     assert sum(count for *_, count in fit.counts) == len(rows) == 125 and fit.labels_single == 1
 
 
+def test_a_bystander_of_another_label_is_not_claimed_by_it() -> None:
+    """Face 1 stands beside in a photo of "z", whose person looks a little like it."""
+    vectors = tight([1] + [6] * 20)
+    labels = ["z", *named(np.repeat(np.arange(20), 6))]
+    before, _ = decided(*tables(labels, vectors))
+    faces, duplicates, embeddings = under_too(
+        tables(labels, vectors), [(1, "z"), (0, "person-004")]
+    )
+    status = [*faces.column("status").to_pylist()[:-2], "bystander", "ok"]
+    faces = faces.set_column(5, "status", pa.array(status))
+    rows, _ = decided(faces, duplicates, embeddings)
+    kept = [(r["uri"], r["decision"], r["identity_id"]) for r in rows if r["uri"] < "zz"]
+    assert kept == [(r["uri"], r["decision"], r["identity_id"]) for r in before]
+
+
 def test_a_picture_under_two_labels_stays_where_it_is_right() -> None:
     labels = named(np.repeat(np.arange(20), 6))
     vectors = tight([6] * 20)
