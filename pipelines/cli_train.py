@@ -229,11 +229,14 @@ class _Shown:
 
 
 def _show_plan(sources: list[str], settings: TrainSettings, json: bool) -> None:
+    from training.pretrained import need_weights
     from training.run_data import open_samples
     from training.run_plan import format_plan, plan_run
 
     if not _speaks():
         return
+    if settings.weights is not None:
+        need_weights(settings.weights)
     samples, _ = open_samples(sources, settings.data.samples)
     plan = plan_run(settings, samples, int(os.environ.get("WORLD_SIZE", "1")))
     print_json(plan) if json else typer.echo(format_plan(plan))

@@ -206,9 +206,10 @@ def _chosen(dataset: Dataset, choice: Choice) -> list[dict[str, Any]]:
     """Return the rows of DECISIONS that are chosen; only those are in memory."""
     wanted: list[pc.Expression] = []
     if choice.reason is not None:
-        if choice.reason not in set(Reason):
+        reason = choice.reason.replace(" ", "_")  # as facepipe why and the report print it
+        if reason not in set(Reason):
             raise UsageError(f"--reason {choice.reason} is none: it is one of {', '.join(Reason)}")
-        wanted.append(pc.field("reason") == choice.reason)
+        wanted.append(pc.field("reason") == reason)
     if choice.label is not None:
         wanted.append(pc.field("source_label") == choice.label)
     brought = None

@@ -48,6 +48,18 @@ _FACEX_PARTS = {
     "bn": "layers.1",
     "prelu": "layers.2",
 }
+_ENDINGS = (".safetensors", ".pt", ".pth", ".onnx")
+
+
+def need_weights(path: Path) -> None:
+    """Raise ModelNotFound where there is no such file, ModelUnreadable for one of another kind."""
+    if not path.is_file():
+        raise ModelNotFound(f"weights {path} cannot be read: there is no such file")
+    if path.suffix not in _ENDINGS:
+        raise ModelUnreadable(
+            f"weights {path}: {path.suffix or 'no ending'} is not one of .safetensors, .pt, .pth "
+            "and .onnx"
+        )
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -56,6 +68,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
     Raises ModelNotFound, ModelUnreadable, CorruptData, and ModelMismatch where they are of
     another net; then the net may be left with a part of them.
     """
+    need_weights(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -64,13 +77,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
         load_onnx(net, data, path.name)
     elif path.suffix == ".safetensors":
         load_state(net, read_tensors(data, path.name), path.name)
-    elif path.suffix in (".pt", ".pth"):
-        load_state(net, read_state(data, path.name), path.name)
     else:
-        raise ModelUnreadable(
-            f"weights {path}: {path.suffix or 'no ending'} is not one of .safetensors, .pt, .pth "
-            "and .onnx"
-        )
+        load_state(net, read_state(data, path.name), path.name)
 
 
 def load_state(net: nn.Module, tensors: Mapping[str, Tensor], name: str = "weights") -> None:

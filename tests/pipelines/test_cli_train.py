@@ -73,6 +73,12 @@ def test_help_teaches() -> None:
         assert option in result.stdout
 
 
+def test_a_dry_run_looks_for_the_weights(tmp_path: Path, rec: Path) -> None:
+    args = ("train", rec, "--out", tmp_path / "run", *SMALL, "--dry-run")
+    ran = here(*args, "--set", f"weights={tmp_path / 'none.pt'}")
+    assert ran.exit_code == 2 and "none.pt cannot be read" in ran.stderr
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, rec: Path) -> None:
     args = ("train", rec, "--out", tmp_path / "run", *SMALL, "--dry-run")
     result = here(*args)

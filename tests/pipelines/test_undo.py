@@ -206,6 +206,12 @@ def test_a_label_that_no_face_has_is_said(dataset: Dataset) -> None:
     assert not undo(dataset, Choice(label=label, reason="said")).taken_back  # there, but not so
 
 
+def test_a_reason_may_be_given_as_it_is_printed(dataset: Dataset) -> None:
+    found = plan_undo(dataset, Choice(reason="other identity"))
+    assert found.taken_back == plan_undo(dataset, Choice(reason="other_identity")).taken_back
+    assert sum(found.taken_back.values()) == 1
+
+
 def test_undo_needs_decisions(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match="facepipe clean"):
         plan_undo(stored(tmp_path / "ds", FACES), Choice(reason="outlier"))
