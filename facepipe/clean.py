@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from facepipe.centres import LabelledFaces, OneReader, VectorRows
 from facepipe.decisions import ROW_KEY, Columns, row_order, take_rows
 from facepipe.errors import CorruptData
-from facepipe.further_labels import Entries
+from facepipe.further_labels import NO_ROW, Entries
 from facepipe.homes import Counts
 from facepipe.identities import Identified, identify
 from facepipe.label_groups import LabelGroups, group_labels, label_pairs_of
@@ -36,7 +36,6 @@ REPORT_OTHERS = 10  # faces in the centre for which the report states the thresh
 # a few look alike.
 MIN_DOMINANT_SHARE = 0.1
 MIN_SCENE = 3  # near copies that are a scene
-NO_ROW = -1
 
 
 class CleanSettings(BaseModel):
@@ -110,28 +109,33 @@ def clean_faces(
     columns = Columns.of(faces, duplicates, vector_R)
     stored = vector_matrix(embeddings) if vectors is None else OneReader(vectors)
     entries = Entries.of(faces, duplicates, np.flatnonzero(columns.decision_R < 0))
-    everyone = LabelledFaces(
-        label_N=entries.label_N,
-        vector_N=vector_R[entries.row_N],
-        vectors_ND=stored,
-        labels=len(entries.names),
-        threads=threads,
-    )
+    everyone = _labelled(entries, vector_R, stored, threads)
     original_N = near_copies(everyone)
     own = np.flatnonzero(original_N == np.arange(len(original_N)))
     text = entries.names.to_pylist()
     found = identify(subset(everyone, own), *label_pairs_of(rules, text))
     groups = group_labels(found, text, rules)
     moves = _moves(found, settings.relabel_confidence, *entries.claims(original_N, own))
-    row_n = np.where(entries.further_N[own], NO_ROW, entries.row_N[own])
-    home_N = np.flatnonzero(~entries.further_N)
-    copies_n = np.bincount(original_N[home_N], minlength=len(original_N))[own]
+    row_n, copies_n = entries.decided(original_N, own)
     _decide(columns, row_n, found, groups, moves, copies_n)
+    home_N = np.flatnonzero(~entries.further_N)
     columns.repeat(entries.row_N[home_N], entries.row_N[original_N[home_N]])
     identities = pa.array(groups.identity_L, pa.string())
     table = columns.table(faces, duplicates, entries.names, identities)
     size_L = np.bincount(found.faces.label_N[row_n >= 0], minlength=found.faces.labels)
     return table, _report(table, found, groups, moves.dominant_L, size_L, entries.names)
+
+
+def _labelled(
+    entries: Entries, vector_R: Int64, vectors: VectorRows, threads: int
+) -> LabelledFaces:
+    return LabelledFaces(
+        label_N=entries.label_N,
+        vector_N=vector_R[entries.row_N],
+        vectors_ND=vectors,
+        labels=len(entries.names),
+        threads=threads,
+    )
 
 
 def _aligned(faces: pa.Table, duplicates: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -22,6 +22,8 @@ from facepipe.schema import Decision, FaceStatus
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
+NO_ROW = -1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entries:
@@ -61,6 +63,15 @@ class Entries:
         return cls(
             row_N=row_N[fit_N], further_N=further_N[fit_N], label_N=label_N[fit_N], names=names
         )
+
+    def decided(self, original_N: Int64, own_n: Int64) -> tuple[Int64, Int64]:
+        """Return the row that each of some entries decides, and how many faces go as it does.
+
+        NO_ROW for further ones. original_N, own_n: as `claims` takes them.
+        """
+        row_n = np.where(self.further_N[own_n], NO_ROW, self.row_N[own_n])
+        copies_N = np.bincount(original_N[~self.further_N], minlength=len(original_N))
+        return row_n, copies_N[own_n]
 
     def claims(self, original_N: Int64, own_n: Int64) -> tuple[Int64, Int64]:
         """Return which entries (C) other labels claim, and by which entry of theirs (C).

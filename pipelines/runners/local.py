@@ -42,7 +42,8 @@ class ProcessPool:
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-        self._broken = False
+        self._broken = self._killed = False
+        self._starting = threading.Lock()
 
     @property
     def broken(self) -> bool:
@@ -51,11 +52,14 @@ class ProcessPool:
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Run a call in one of the processes. See `pipelines.runners.quarantine.Pool`."""
-        try:
-            inner = self._executor.submit(call, *arguments)
-        except BrokenProcessPool as error:
-            self._broken = True
-            raise WorkerDied from error
+        with self._starting:  # a process that starts now is killed, or not started
+            if self._killed:
+                raise WorkerDied
+            try:
+                inner = self._executor.submit(call, *arguments)
+            except BrokenProcessPool as error:
+                self._broken = True
+                raise WorkerDied from error
         outer: Future[Any] = Future()
         outer.set_running_or_notify_cancel()
         inner.add_done_callback(lambda f: self._pass_on(f, outer))
@@ -68,9 +72,11 @@ class ProcessPool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def kill(self) -> None:
-        """Kill the processes, in any thread; who waits for an answer gets WorkerDied."""
-        for process in list((self._executor._processes or {}).values()):
-            process.kill()
+        """Kill the processes, in any thread, for good; who waits for an answer gets WorkerDied."""
+        with self._starting:
+            self._killed = True
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
 
     def _pass_on(self, inner: Future[Any], outer: Future[Any]) -> None:
         if inner.cancelled():  # the pool was ended

@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.runners import Resources, Runner
-from pipelines.runners.local import LocalRunner
+import pytest
+
+from pipelines.runners import Resources, Runner, WorkerDied
+from pipelines.runners.local import LocalRunner, ProcessPool
 from tests.pipelines.runners import contract
 from tests.pipelines.runners.contract import RunnerContract
 
@@ -70,3 +72,12 @@ def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
     driver.stdin.close()
     driver.stdout.close()
     assert not any(map(alive, workers))
+
+
+def test_a_pool_that_was_killed_starts_nothing_more() -> None:
+    """Processes start with the first call: one that comes after the kill must not."""
+    pool = ProcessPool(1)
+    pool.kill()
+    with pytest.raises(WorkerDied):
+        pool.submit(os.getpid)
+    pool.end(kill=True)
