@@ -173,7 +173,8 @@ def _decide(
     """
     label_N, judged = found.faces.label_N, found.judged
     right_N = judged.right_N >= 0.5
-    moved_N, heard_N = moves.target_N >= 0, row_N == NO_ROW
+    heard_N = row_N == NO_ROW
+    moved_N = (moves.target_N >= 0) & ~heard_N
     left_N = np.bincount(label_N[~moved_N & ~heard_N], minlength=found.faces.labels)[label_N]
     dominant_N = moves.dominant_L[label_N]
     merged_N = groups.survivor_L[label_N] != label_N
@@ -205,7 +206,6 @@ def _decide(
         if decision == Decision.MERGE:
             columns.label_R[row_N[now]] = groups.survivor_L[label_N[now]]
             columns.similarity_R[row_N[now]] = groups.similarity_L[label_N[now]]
-    moved_N &= ~heard_N
     to = row_N[moved_N]
     columns.identity_R[to] = columns.label_R[to] = groups.survivor_L[moves.target_N[moved_N]]
     columns.similarity_R[to] = moves.cosine_N[moved_N]

@@ -2,9 +2,8 @@
 
 Detect, embed, the sorting by label and the gallery's shards are queues of shards over W workers;
 dedup, clean and the rest of the gallery are one task each; listing, planning and bookkeeping are
-the driver's. A worker
-takes the next shard as soon as it is free (list scheduling, Graham 1969). docs/guides/plan.md
-states the model in words.
+the driver's. A worker takes the next shard as soon as it is free (list scheduling, Graham 1969).
+docs/guides/plan.md states the model in words.
 
 Legend: S shards, W workers.
 """

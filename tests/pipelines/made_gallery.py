@@ -53,6 +53,18 @@ class Face:
         return f"person-{self.person:03d}" if self.identity == "" else self.identity
 
 
+class Copy(Face):
+    """The same bytes under another uri."""
+
+    @property
+    def uri(self) -> str:
+        return f"copies/{super().uri}"
+
+    @property
+    def photo_id(self) -> str:
+        return ids.photo_id(super().uri.encode())
+
+
 @dataclass(kw_only=True)
 class Made:
     """A dataset that can be written again with other faces, decisions or another model."""

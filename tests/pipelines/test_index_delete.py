@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from facepipe import ids, open_index
+from facepipe import open_index
 from facepipe.errors import StoreError, UsageError
 from facepipe.index_manifest import Manifest
 from facepipe.index_settings import IndexSettings
@@ -19,7 +19,7 @@ from pipelines.index_add import add_to_index
 from pipelines.index_compact import compact_index
 from pipelines.index_delete import Doomed, delete_from_index
 from pipelines.index_publish import roll_back
-from tests.pipelines.made_gallery import Face, Made, contents, nearest, people, search
+from tests.pipelines.made_gallery import Copy, Face, Made, contents, nearest, people, search
 
 FLAT = IndexSettings()
 CODED = IndexSettings(kind="ivf_sq8", recall=0.9)
@@ -122,23 +122,11 @@ def test_a_photo_without_a_living_face_is_kept_out_as_well(made: Made, tmp_path:
 def test_a_photo_that_lives_on_under_another_uri_is_left_alone(made: Made, tmp_path: Path) -> None:
     folder = str(tmp_path / "index")
     build_index(made.write(), folder, FLAT)
-    made.faces[5] = Elsewhere(person=5, shot=0, left_px=12.0)
+    made.faces[5] = Copy(person=5, shot=0, left_px=12.0)
     add_to_index(folder, made.write(), FLAT)
     old = Face(person=5, shot=0)
     assert not delete_from_index(folder, Doomed(photos=(old.uri,)))["built"]
     assert delete_from_index(folder, Doomed(photos=(old.photo_id,)))["removed"] == 1
-
-
-class Elsewhere(Face):
-    """The same bytes under another uri."""
-
-    @property
-    def uri(self) -> str:
-        return f"elsewhere/{super().uri}"
-
-    @property
-    def photo_id(self) -> str:
-        return ids.photo_id(super().uri.encode())
 
 
 def test_a_compaction_meanwhile_is_no_damage(

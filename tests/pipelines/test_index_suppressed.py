@@ -25,7 +25,7 @@ from pipelines.index_migrate import migrate_index
 from pipelines.index_publish import roll_back
 from pipelines.index_suppressed import need_same, read_suppressed
 from pipelines.index_verify import verify_index
-from tests.pipelines.made_gallery import Face, Made, contents, nearest, people, search
+from tests.pipelines.made_gallery import Copy, Face, Made, contents, nearest, people, search
 
 FLAT = IndexSettings()
 WHO = "person-007"
@@ -43,18 +43,6 @@ def index(made: Made, tmp_path: Path) -> Path:
     build_index(made.write(), str(tmp_path / "index"), FLAT)
     delete_from_index(str(tmp_path / "index"), Doomed(people=(WHO,)))
     return tmp_path / "index"
-
-
-class Copy(Face):
-    """The same bytes under another uri."""
-
-    @property
-    def uri(self) -> str:
-        return f"copies/{super().uri}"
-
-    @property
-    def photo_id(self) -> str:
-        return ids.photo_id(super().uri.encode())
 
 
 def add(index: Path, made: Made, **options: Any) -> dict[str, Any]:
