@@ -178,6 +178,8 @@ def memory(folder: Path, out: Path, vectors: int, budget: str | None) -> None:
         f"({vectors / cpu_s:.0f} vectors a CPU second), {time.perf_counter() - started:.0f} s, "
         f"{peak_bytes / 1e6:.0f} MB of anonymous memory at most, {size / 1e9:.2f} GB on disk"
     )
+    each = " + ".join(f"{bytes_ / 1e6:.0f}" for bytes_ in watch.peak_each if bytes_ > 10**6)
+    print(f"most memory after {watch.peak_s:.0f} s, in processes of {each} MB")
 
 
 class _Watch:
@@ -185,6 +187,7 @@ class _Watch:
 
     def __init__(self, pid: int) -> None:
         self._pid, self._over, self._peak_bytes = pid, threading.Event(), 0
+        self._started, self.peak_s, self.peak_each = time.perf_counter(), 0.0, list[int]()
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
@@ -197,7 +200,10 @@ class _Watch:
     def _work(self) -> None:
         while not self._over.wait(SAMPLE_S):
             pids = [self._pid, *descendants(self._pid)]
-            self._peak_bytes = max(self._peak_bytes, sum(map(_anonymous_bytes, pids)))
+            each = [_anonymous_bytes(pid) for pid in pids]
+            if sum(each) > self._peak_bytes:
+                self._peak_bytes, self.peak_each = sum(each), each
+                self.peak_s = time.perf_counter() - self._started
 
 
 def _anonymous_bytes(pid: int) -> int:

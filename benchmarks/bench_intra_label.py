@@ -32,9 +32,9 @@ from made_dataset import mislabelled
 from synthetic_faces import BLOCK_FACES, DIM, make_faces
 
 from facepipe.centres import LabelledFaces, face_impostors
-from facepipe.identities import find_floors, main_modes, own_cosines
+from facepipe.identities import find_floors, own_cosines
 from facepipe.mixture import logistic
-from facepipe.modes import find_modes, near_copies
+from facepipe.modes import find_modes, main_modes, near_copies
 from facepipe.posterior import fit_faces
 
 WRONG, DIMENSIONS, DISTINCT = 0.4, 64, 1_000_000

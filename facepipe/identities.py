@@ -9,19 +9,20 @@ Legend: N faces (rows sorted by label), L labels, P people, M sizes of a centre.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from facepipe.centres import Float, Int64, LabelledFaces, face_impostors
+from facepipe.contest import contest
 from facepipe.homes import Counts, Owners, find_owners
 from facepipe.impostors import Impostors
 from facepipe.label_cosines import Floors, weights
 from facepipe.merges import Links, link
 from facepipe.mixture import CosineMixture
-from facepipe.modes import Modes, find_modes, subset
+from facepipe.modes import Modes, find_modes, main_modes, subset
 from facepipe.people import People, cosines, gather
 from facepipe.posterior import Judged, fit_faces, judge
 
@@ -29,6 +30,7 @@ Pairs = tuple[tuple[int, int], ...]
 Bool = npt.NDArray[np.bool_]
 
 ROUNDS = 3
+CONTESTS, FEW_LOST = 3, 0.01  # of all faces: the floors stay as they are
 FLOOR_STDS = 3.3  # one impostor in 2,000 is above: no face joins a centre under it
 FAR_STDS = 4.0  # one right face in 200 is further off (Student's t), and may found a second mode
 FLOOR_ROUNDS = 3  # the spread of faces settles to a tenth
@@ -65,8 +67,7 @@ def identify(faces: LabelledFaces, apart: Pairs = (), together: Pairs = ()) -> I
     apart, together: pairs of labels that a person has decided on.
     """
     impostors = face_impostors(faces)
-    floors = find_floors(faces, impostors)
-    modes = find_modes(faces, floors)
+    floors, modes = _contested(faces, impostors)
     groups = gather(faces, modes.mode_N, modes.weight_N)
     main_L = main_modes(modes, faces.labels)
     said = (_between(main_L, apart), _between(main_L, together))
@@ -103,6 +104,33 @@ def identify(faces: LabelledFaces, apart: Pairs = (), together: Pairs = ()) -> I
     )
 
 
+def _contested(faces: LabelledFaces, impostors: Impostors) -> tuple[Floors, Modes]:
+    """Return the floors, and the modes when labels have contested their faces.
+
+    Where many lose some, the floors were too low: right faces seemed to be spread as far as
+    look-alikes are. Then there are new ones, from what is left.
+    """
+    floors = find_floors(faces, impostors)
+    for _ in range(CONTESTS):
+        modes = find_modes(faces, floors)
+        found = contest(faces, modes, impostors)
+        if np.count_nonzero(found.lost_N) <= FEW_LOST * len(found.lost_N):
+            break
+        rows = _sample(faces)
+        own = replace(found.modes, mode_N=found.modes.mode_N[rows])
+        own = replace(own, weight_N=found.modes.weight_N[rows])
+        before, floors = floors, _next_floors(subset(faces, rows), impostors, own)
+    else:
+        floors = before
+    return floors, found.modes
+
+
+def _sample(faces: LabelledFaces) -> Int64:
+    """Return the faces of evenly spread labels, some SAMPLE_FACES."""
+    step = max(1, len(faces.label_N) // SAMPLE_FACES)
+    return np.flatnonzero(faces.label_N % step == 0)
+
+
 def find_floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
     """Return the cosines under which a face does not join others of its label.
 
@@ -110,9 +138,8 @@ def find_floors(faces: LabelledFaces, impostors: Impostors) -> Floors:
     of the labels, the mixture says more: where people are hard to tell apart that would cut off
     many right faces; where they are not, a look-alike can be far above it.
     """
-    step = max(1, len(faces.label_N) // SAMPLE_FACES)
-    if step > 1:
-        faces = subset(faces, np.flatnonzero(faces.label_N % step == 0))
+    rows = _sample(faces)
+    faces = faces if len(rows) == len(faces.label_N) else subset(faces, rows)
     faces = faces.in_memory()  # three passes a round
     floors = Floors(floor_M=np.array([impostors.mean + FLOOR_STDS * impostors.std]))
     for _ in range(FLOOR_ROUNDS):
@@ -157,13 +184,6 @@ def _stretches(faces: LabelledFaces) -> Iterator[slice]:
         stop = int(max(fit, own))
         yield slice(start, stop)
         start = stop
-
-
-def main_modes(modes: Modes, labels: int) -> Int64:
-    """Return the first mode of each label, -1 where there is none."""
-    main_L = np.full(labels, -1)
-    main_L[modes.label_M[::-1]] = np.arange(len(modes.label_M))[::-1]
-    return main_L
 
 
 def _between(group_L: Int64, pairs: Pairs) -> Pairs:

@@ -1,8 +1,8 @@
 """The codes of a shard: encoded with the gallery's template, searched where they lie on disk.
 
-What a vector becomes depends on the template and on nothing else: matrix products are made
-in blocks of one size, since BLAS rounds the rows at the end of a block otherwise, and a face
-must be in the same list whichever shard it is in. The ids are the rows of the shard.
+What a vector becomes depends on the template and on nothing else: a face must be in the same list
+whichever shard it is in. So its list is found by products of integers (`facepipe.nearest_lists`);
+on a GPU, where they are of floats, in blocks of one size. The ids are the rows of the shard.
 
 Legend: N vectors, D dimensions, C bytes of a code, L lists.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,13 +30,14 @@ from facepipe.list_file import (
     list_runs,
     read_sizes,
 )
+from facepipe.nearest_lists import NearestLists
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
 
-# Faiss multiplies 4096 vectors by 1024 centres at a time: of whole such tiles each row has the
-# same kernel. A block of four takes 32 MB at 512 dimensions, and 16 MB for the products.
+# BLAS rounds the rows at the end of a block otherwise: of whole tiles each row has the same kernel.
+# A block of four takes 32 MB at 512 dimensions.
 TILE_ROWS, BLOCK_ROWS = 4096, 16384
 WRITE_ROWS = 65536  # packed and written at a time, more where one list is longer
 
@@ -67,7 +69,7 @@ class ShardCodes:
         self._lists_N = np.empty(rows, np.uint32)
         self._rows = 0
         self._waiting: list[NDArray[np.float16]] = []
-        self._quantizer = template.assigner if device == "cpu" else _gpu_centres(template)
+        self._assign = NearestLists(template).assign if device == "cpu" else _on_gpu(template)
 
     def add(self, vectors_ND: NDArray[np.float16]) -> None:
         """Append unit vectors (float16); how they are cut into calls does not change a byte.
@@ -115,10 +117,9 @@ class ShardCodes:
         count = sum(len(part) for part in parts)
         wide = np.zeros((-(-count // TILE_ROWS) * TILE_ROWS, self._template.dim), np.float32)
         np.concatenate(parts, out=wide[:count], casting="unsafe")
-        _, nearest = self._quantizer.search(wide, 1)
-        lists = np.ascontiguousarray(nearest[:count, 0])
-        if (lists < 0).any():
+        if not np.isfinite(wide.sum(axis=1)).all():
             raise ValueError("a vector without a nearest list: only unit vectors can be added")
+        lists = np.ascontiguousarray(self._assign(wide)[:count])
         here = slice(self._rows, self._rows + count)
         self._lists_N[here] = lists
         self._template.index.encode_vectors(
@@ -130,12 +131,18 @@ class ShardCodes:
         self._rows += count
 
 
-def _gpu_centres(template: TrainedTemplate) -> Any:
-    """Return an exact index of the centres on the GPU, also where the template has a graph."""
+def _on_gpu(template: TrainedTemplate) -> Callable[[Float32], Int64]:
+    """Return what finds the nearest list on the GPU, also where the template has a graph."""
     faiss = load_faiss()
     flat = faiss.IndexFlatIP(template.dim)
     flat.add(template.quantizer.reconstruct_n(0, template.record.nlist))
-    return on_gpu(flat)
+    centres = on_gpu(flat)
+
+    def assign(vectors_ND: Float32) -> Int64:
+        lists_N: Int64 = centres.search(vectors_ND, 1)[1][:, 0]
+        return lists_N
+
+    return assign
 
 
 def read_codes(path: Path, template: TrainedTemplate, rows: int, *, check_ids: bool = True) -> Any:

@@ -18,7 +18,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,6 @@ class TrainedTemplate:
 
     record: Template
     index: Any
-    _nearest: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def quantizer(self) -> Any:
@@ -86,17 +85,6 @@ class TrainedTemplate:
     def code_bytes(self) -> int:
         """Return the bytes of one code."""
         return int(self.index.code_size)
-
-    @property
-    def assigner(self) -> Any:
-        """Return the faiss index that finds the list a vector goes to; quick and repeatable."""
-        quantizer = load_faiss().downcast_index(self.quantizer)
-        if self.record.nlist < MANY_CENTRES or isinstance(quantizer, load_faiss().IndexHNSW):
-            return quantizer
-        if not self._nearest:
-            centres = quantizer.reconstruct_n(0, self.record.nlist)
-            self._nearest.append(shortlisting(centres, quantizer))
-        return self._nearest[0]
 
     def empty_index(self) -> Any:
         """Return a new index without rows, which shares the centres and copies the codebook."""

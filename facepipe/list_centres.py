@@ -1,8 +1,8 @@
 """The centres of a gallery's lists, as indexes of faiss: stored, searched, checked.
 
 They are stored with 8 bits a dimension: that moves hardly a face to another list, and none to
-one where it is not found. Where there are many, the nearest is looked for by 4-bit codes of
-them first: 8192 centres in a third of the time, the same list for 999 faces of 1,000. A tree
+one where it is not found. While many are trained, the nearest is looked for by 4-bit codes of
+them first: 8192 centres in a third of the time, the same one for 999 faces of 1,000. A tree
 of centres is no way: faces of strangers are at right angles, and 4 of 64 branches led to the
 nearest centre for 72 faces of 100.
 

@@ -78,6 +78,13 @@ def find_modes(faces: LabelledFaces, floors: Floors) -> Modes:
     return Modes(mode_N=mode_N, weight_N=weight_N, label_M=key_M % max(faces.labels, 1))
 
 
+def main_modes(modes: Modes, labels: int) -> Int64:
+    """Return the first mode of each label, -1 where there is none."""
+    main_L = np.full(labels, -1)
+    main_L[modes.label_M[::-1]] = np.arange(len(modes.label_M))[::-1]
+    return main_L
+
+
 def _modes_of_labels(faces: LabelledFaces, floors: Floors) -> tuple[Int64, Float]:
     """Return the modes of the labels of a part: the first of each is 0."""
     mode_N, weight_N = np.full(len(faces.label_N), -1), np.zeros(len(faces.label_N))

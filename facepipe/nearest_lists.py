@@ -1,13 +1,14 @@
-"""Which lists of a gallery a query is looked for in.
+"""Which list of a gallery a face is in, and which a query is looked for in.
 
 By products of small integers: four times as fast as float32, and exact, so that the lists of a
-query are the same whatever other queries there are, on every processor. 98 of 100 are those of
+vector are the same whatever others there are, on every processor. 98 of 100 are those of
 float32. Very many centres are searched by a graph instead, query by query.
-Legend: Q queries, D dimensions, L lists, N of them searched.
+Legend: Q queries or faces, D dimensions, L lists, N of them searched, K faces beside a query.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ Int64 = NDArray[np.int64]
 # 127 x 127 x 2 is still a sum of 16 bits: 8 bits of the query would saturate without VNNI.
 QUERY_LEVELS, ZERO, CENTRE_LEVELS = 63, 64, 127
 TABLE_ITEMS = 2**23  # scores of queries and lists at a time: 32 MB
+ASSIGNED = 256  # faces at a time: their scores stay in the cache
+RANKED, ROUNDING = 8192, 1e-6  # lists of a graph at a time; of their products
 
 
 class NearestLists:
@@ -54,10 +57,8 @@ class NearestLists:
             return lists, products
         lists_QN = np.empty((len(queries_QD), wanted), np.int64)
         products_QN = np.zeros((len(queries_QD), wanted), np.float32)
-        step = max(1, TABLE_ITEMS // self._count)
-        for start in range(0, len(queries_QD), step):
-            some = slice(start, start + step)
-            lists_QN[some] = self._nearest(self._session, queries_QD[some], wanted)
+        for some, scores_QL in self._scores(self._session, queries_QD, TABLE_ITEMS):
+            lists_QN[some] = self._nearest(scores_QL, wanted)
         if self._centres_LD is not None:
             for query, lists in enumerate(lists_QN):
                 np.einsum(
@@ -65,10 +66,63 @@ class NearestLists:
                 )
         return lists_QN, products_QN
 
-    def _nearest(self, session: Any, queries_QD: Float32, wanted: int) -> Int64:
-        largest_Q1 = np.abs(queries_QD).max(axis=1, keepdims=True)
-        levels_QD = (_levels(queries_QD, largest_Q1, QUERY_LEVELS) + ZERO).astype(np.uint8)
-        scores_QL = session.run(None, {"queries": levels_QD})[0] - self._shift_L
+    def assign(self, vectors_QD: Float32) -> Int64:
+        """Return the list that each face goes to (Q): the nearest, of equal ones the first."""
+        if self._session is None:
+            load_faiss()
+            lists: Int64 = self._template.quantizer.search(vectors_QD, 1)[1][:, 0]
+            return lists
+        found = np.empty(len(vectors_QD), np.int64)
+        for some, scores_QL in self._scores(self._session, vectors_QD, ASSIGNED):
+            found[some] = scores_QL.argmax(axis=1)
+        return found
+
+    def ranks(self, queries_QD: Float32, lists_QK: Int64) -> Int64:
+        """Return how many lists of each query come before others (Q x K).
+
+        Of a graph, which looks at a part of the centres only, this is what it would be for all.
+        """
+        ranks_QK = np.zeros(lists_QK.shape, np.int64)
+        if self._session is None:
+            self._rank_floats(queries_QD, lists_QK, ranks_QK)
+            return ranks_QK
+        for some, scores_QL in self._scores(self._session, queries_QD, ASSIGNED):
+            for scores_L, lists_K, ranks_K in zip(
+                scores_QL, lists_QK[some], ranks_QK[some], strict=True
+            ):
+                for k, own in enumerate(lists_K):
+                    least = scores_L[own]
+                    ranks_K[k] = np.count_nonzero(scores_L > least)
+                    ranks_K[k] += np.count_nonzero(scores_L[:own] == least)
+        return ranks_QK
+
+    def _rank_floats(self, queries_QD: Float32, lists_QK: Int64, ranks_QK: Int64) -> None:
+        quantizer = self._template.quantizer
+        own_QK = np.empty(lists_QK.shape, np.float32)
+        for query, lists_K in enumerate(lists_QK):
+            centres_KD = np.stack([quantizer.reconstruct(int(own)) for own in lists_K])
+            own_QK[query] = centres_KD @ queries_QD[query]
+        for start in range(0, self._count, RANKED):
+            count = min(RANKED, self._count - start)
+            scores_QL = queries_QD @ quantizer.reconstruct_n(start, count).T
+            for query, scores_L in enumerate(scores_QL):
+                ahead = scores_L > own_QK[query][:, None] + ROUNDING
+                ranks_QK[query] += ahead.sum(axis=1)
+
+    def _scores(
+        self, session: Any, queries_QD: Float32, most: int
+    ) -> Iterator[tuple[slice, NDArray[np.int32]]]:
+        """Yield products of some queries and all lists."""
+        step = max(1, min(most, TABLE_ITEMS // self._count))
+        for start in range(0, len(queries_QD), step):
+            some = slice(start, start + step)
+            largest_Q1 = np.abs(queries_QD[some]).max(axis=1, keepdims=True)
+            levels_QD = _levels(queries_QD[some], largest_Q1, QUERY_LEVELS) + ZERO
+            products_QL = session.run(None, {"queries": levels_QD.astype(np.uint8)})[0]
+            products_QL -= self._shift_L
+            yield some, products_QL
+
+    def _nearest(self, scores_QL: NDArray[np.int32], wanted: int) -> Int64:
         others = self._count - wanted
         least_Q = np.partition(scores_QL, others, axis=1)[:, others]
         near_QL = scores_QL >= least_Q[:, None]
@@ -76,7 +130,7 @@ class NearestLists:
         for query in np.flatnonzero(extra_Q):  # equal scores: the first lists
             equal = np.flatnonzero(scores_QL[query] == least_Q[query])
             near_QL[query, equal[-extra_Q[query] :]] = False
-        lists: Int64 = (np.flatnonzero(near_QL) % self._count).reshape(len(queries_QD), wanted)
+        lists: Int64 = (np.flatnonzero(near_QL) % self._count).reshape(len(scores_QL), wanted)
         return lists
 
 

@@ -20,7 +20,6 @@ Legend: Q queries, N rows, K hits, D dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,8 @@ from facepipe.recall_people import (
     Found,
     Known,
     People,
-    PeopleTrials,
     Searchable,
+    enough_for_people,
     find_known,
     find_people,
     highest,
@@ -56,8 +55,8 @@ MISSED_PEOPLE = 0.1
 QUERIES = 2000  # an exact search of 500,000 faces with so many: 4 s on one core
 TOP = 10
 CANDIDATES = (25, 50, 100, 200, 400, 800, 1600)
-# Doubling nprobe must win this share of what is missing, or the codes are the limit.
-LEAST_GAIN = 0.1
+STEPS = 8  # the least number of lists is found to this part of itself
+WIDENED = 8192  # vectors at a time
 # ns of one thread in a batch: to look at a byte of a code, to turn to a list, and to gather, widen
 # and score a vector, a dimension. They weigh lists against candidates, and nothing else.
 CODE_BYTE_NS = {"ivf_pqfs": 0.04, "ivf_sq8": 0.1}
@@ -118,19 +117,27 @@ def find_truth(
 def measure(searched: Searchable, truth: Truth, search: Search, target: float) -> Recall:
     """Return what a search with these settings finds of the truth."""
     people = Found.of(*find_people(searched, truth.known, search))
-    return _recall(truth, target, find_matches(searched, truth, search), people)
+    matches = count_matches(truth, find_seen(searched, truth, search))
+    return _recall(truth, target, matches, people)
 
 
-def find_matches(searched: Searchable, truth: Truth, search: Search) -> Matches:
-    """Return what a search with these settings finds of the exact ten best."""
+def find_seen(searched: Searchable, truth: Truth, search: Search) -> Flags:
+    """Return which of the exact ten best a search with these settings finds (Q x K)."""
     hits = searched.search_approximate(
         truth.vectors_QD, TOP + 1, nprobe=search.nprobe, candidates=search.candidates
     )
     _, rows_QK = without_self(hits, truth.rows_Q)
-    there_QK = truth.found_QK != NO_ROW
-    seen_QK = (truth.found_QK[:, :, None] == rows_QK[:, None, :]).any(axis=2) & there_QK
-    matches_Q, seen_Q = truth.matches_QK.sum(axis=1), (seen_QK & truth.matches_QK).sum(axis=1)
-    return Matches(*_share_of_pairs(seen_Q, matches_Q), seen_QK.sum() / max(there_QK.sum(), 1))
+    seen_QK = (truth.found_QK[:, :, None] == rows_QK[:, None, :]).any(axis=2)
+    there_QK: Flags = seen_QK & (truth.found_QK != NO_ROW)
+    return there_QK
+
+
+def count_matches(truth: Truth, seen_QK: Flags) -> Matches:
+    """Return how many of the matches, and of all ten best, were seen."""
+    matches_Q = truth.matches_QK.sum(axis=1)
+    seen_Q = (seen_QK & truth.matches_QK).sum(axis=1)
+    there = int((truth.found_QK != NO_ROW).sum())
+    return Matches(*_share_of_pairs(seen_Q, matches_Q), int(seen_QK.sum()) / max(there, 1))
 
 
 def _recall(truth: Truth, target: float, matches: Matches, people: Found) -> Recall:
@@ -168,112 +175,103 @@ def calibrate_search(
     """
     if gallery.codes is None:
         return Search(nprobe=0, candidates=0), None
-    nlist, dim = gallery.codes.nlist, gallery.dim
-    list_bytes = gallery.codes.code_bytes * gallery.codes.rows / nlist
+    codes, dim = gallery.codes, gallery.dim
+    list_bytes = codes.code_bytes * codes.rows / codes.nlist
     list_ns = LIST_NS + CODE_BYTE_NS[gallery.record.kind] * list_bytes
     truth = find_truth(gallery, seed=seed, queries=queries)
-    trials = _Trials(gallery, truth, target, nlist, PeopleTrials(gallery, truth.known))
+    trials = Trials(gallery, truth, target, codes.nlist, _list_ranks(gallery, truth))
     best: tuple[float, Search] | None = None
-    nprobe = min(gallery.record.search.nprobe, nlist)
     for candidates in CANDIDATES:
-        score_ns = candidates * dim * SCORE_DIM_NS
+        score_ns, most = candidates * dim * SCORE_DIM_NS, codes.nlist
         if best is not None:  # with fewer lists than these it would be cheaper
-            nprobe = min(math.ceil((best[0] - score_ns) / list_ns) - 1, nlist)
-            if nprobe < 1 or not trials.finds_both(Search(nprobe=nprobe, candidates=candidates)):
-                break
-        found = trials.least(nprobe, candidates)
+            most = min(math.ceil((best[0] - score_ns) / list_ns) - 1, codes.nlist)
+        found = trials.least(candidates, most)
         if found is not None:
             best = found * list_ns + score_ns, Search(nprobe=found, candidates=candidates)
-            nprobe = found
-    if best is not None:
-        return trials.confirmed(best[1])
-    chosen = trials.closest()
-    return chosen, measure(gallery, trials.truth, chosen, target)
+    widest = Search(nprobe=codes.nlist, candidates=CANDIDATES[-1])
+    chosen = widest if best is None else best[1]
+    least = least_id_at_1(target)
+    chosen, people = enough_for_people(gallery, truth.known, chosen, widest, least)
+    return chosen, _recall(truth, target, trials.found(chosen), people)
+
+
+def _list_ranks(gallery: Gallery, truth: Truth) -> Int64:
+    """Return how many lists of a query come before that of each match (Q x K)."""
+    assert gallery.codes is not None
+    nearest, matches_QK = gallery.codes.nearest, truth.matches_QK
+    rows, place = np.unique(truth.found_QK[matches_QK], return_inverse=True)
+    lists = [np.empty(0, np.int64)]
+    for start in range(0, len(rows), WIDENED):
+        vectors_ND = widened(gallery.shards.vectors(rows[start : start + WIDENED]))
+        lists.append(nearest.assign(vectors_ND))
+    lists_QK = np.zeros(matches_QK.shape, np.int64)
+    lists_QK[matches_QK] = np.concatenate(lists)[place]
+    return nearest.ranks(truth.vectors_QD, lists_QK)
 
 
 @dataclass(frozen=True, slots=True)
-class _Trials:
-    """Searches that have been tried."""
+class Trials:
+    """Searches that have been tried, to find the least that is enough for the matches.
 
-    gallery: Searchable
+    A match in a list that is not searched is not found, so that most of what is not enough is
+    known without a search: ``ranks_QK`` says in how many lists each match is.
+    """
+
+    searched: Searchable
     truth: Truth
     target: float
     nlist: int
-    people: PeopleTrials
-    matches: dict[Search, Matches] = field(default_factory=dict)
+    ranks_QK: Int64  # lists of the query before the match's
+    seen: dict[Search, Flags] = field(default_factory=dict)
 
-    def least(self, start: int, candidates: int) -> int | None:
+    def least(self, candidates: int, most: int) -> int | None:
         """Return the least number of lists that is enough, to an eighth of itself.
 
-        First for the matches; only from there on people are asked for, who are many.
+        None where that is more than ``most``, or where the codes are the limit.
         """
-
-        def search(nprobe: int) -> Search:
-            return Search(nprobe=nprobe, candidates=candidates)
-
-        found = self._least(
-            start,
-            lambda n: self.finds_matches(search(n)),
-            lambda before, after: self.gains(search(before), search(after)),
-        )
-        if found is None:
-            return None
-        return self._least(
-            found,
-            lambda n: self.finds_both(search(n)),
-            lambda before, after: True,
-        )
-
-    def confirmed(self, search: Search) -> tuple[Search, Recall]:
-        """Measure a search as a whole, with more lists where somebody is lost to them."""
-        least = least_id_at_1(self.target)
-        while True:
-            people = Found.of(*find_people(self.gallery, self.truth.known, search))
-            if people.is_enough(least) or search.nprobe == self.nlist:
-                return search, _recall(self.truth, self.target, self.found(search), people)
-            more = min(self.nlist, search.nprobe + max(1, search.nprobe // 8))
-            search = Search(nprobe=more, candidates=search.candidates)
-
-    def _least(
-        self, start: int, enough: Callable[[int], bool], gains: Callable[[int, int], bool]
-    ) -> int | None:
-        high = start
-        if enough(high):
-            while high > 1 and enough(high // 2):
-                high //= 2
-        else:
-            while not enough(high):
-                if high == self.nlist:
-                    return None
-                before, high = high, min(2 * high, self.nlist)
-                if not enough(high) and not gains(before, high):
-                    return None
-        low = high // 2  # is not enough, or 0
-        while high - low > max(1, high // 8):
+        high = self._expected(np.zeros_like(self.truth.matches_QK), 1, most)
+        low = 0 if high is None else high - 1
+        while high is not None and not self._enough(high, candidates):
+            low, lost_QK = high, self._lost(high, candidates)
+            high = self._expected(lost_QK, low + max(1, low // STEPS), most)
+        while high is not None and high - low > max(1, high // STEPS):
             middle = (low + high + 1) // 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
+            low, high = (low, middle) if self._enough(middle, candidates) else (middle, high)
         return high
 
     def found(self, search: Search) -> Matches:
-        if search not in self.matches:
-            self.matches[search] = find_matches(self.gallery, self.truth, search)
-        return self.matches[search]
+        """Return what a search finds."""
+        if search not in self.seen:
+            self.seen[search] = find_seen(self.searched, self.truth, search)
+        return count_matches(self.truth, self.seen[search])
 
-    def finds_matches(self, search: Search) -> bool:
+    def _enough(self, nprobe: int, candidates: int) -> bool:
+        return self._is_enough(self.found(Search(nprobe=nprobe, candidates=candidates)))
+
+    def _is_enough(self, matches: Matches) -> bool:
         queries = int(self.truth.matches_QK.any(axis=1).sum())
-        return finds_enough(self.found(search), self.target, queries)
+        return finds_enough(matches, self.target, queries)
 
-    def finds_both(self, search: Search) -> bool:
-        least = least_id_at_1(self.target)
-        return self.finds_matches(search) and self.people.find(search).is_enough(least)
+    def _lost(self, nprobe: int, candidates: int) -> Flags:
+        """Return which matches the codes have lost, though their lists were searched."""
+        seen_QK = self.seen[Search(nprobe=nprobe, candidates=candidates)]
+        lost_QK: Flags = (self.ranks_QK < nprobe) & ~seen_QK
+        return lost_QK
 
-    def gains(self, before: Search, after: Search) -> bool:
-        missing = 1 - self.found(before).rth
-        return self.found(after).rth - self.found(before).rth >= LEAST_GAIN * missing
+    def _expected(self, lost_QK: Flags, least: int, most: int) -> int | None:
+        """Return the fewest lists, of least to most, that are enough if only these are lost."""
 
-    def closest(self) -> Search:
-        """Return the search that found most."""
-        return max(self.matches, key=lambda s: (self.matches[s].rth, -s.nprobe))
+        def is_enough(nprobe: int) -> bool:
+            seen_QK = self.truth.matches_QK & (self.ranks_QK < nprobe) & ~lost_QK
+            return self._is_enough(count_matches(self.truth, seen_QK))
+
+        if least > most or not is_enough(most):
+            return None
+        low, high = least - 1, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        return high
 
 
 def finds_enough(matches: Matches, target: float, queries_with_matches: int) -> bool:

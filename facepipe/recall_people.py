@@ -174,27 +174,51 @@ def find_people(searched: Searchable, known: Known, search: Search) -> tuple[Fla
     return right_Q, ~right_Q & (known.own_Q > scores_Q1[:, 0])
 
 
-class PeopleTrials:
-    """Asks for known faces with more and more lists; who was found with fewer is not asked again.
+def enough_for_people(
+    searched: Searchable, known: Known, search: Search, widest: Search, least: float
+) -> tuple[Search, Found]:
+    """Return a search with an id@1 of ``least``, and what it finds; at most the widest.
 
-    More lists bring more faces, and so lose hardly anybody: what is chosen is measured anew.
+    More lists are searched than by ``search`` where that is what misses people, and else twice as
+    many candidates looked at. Only those who are missed are asked for with more and more; what is
+    chosen is measured anew, since more lists bring more strangers, too.
     """
+    while True:
+        right_Q, missed_Q = find_people(searched, known, search)
+        found = Found.of(right_Q, missed_Q)
+        if found.is_enough(least) or search == widest:
+            return search, found
+        again = _Again(searched, known.of(missed_Q), found, least)
+        search = again.wider(search, widest)
 
-    def __init__(self, searched: Searchable, known: Known) -> None:
-        """Start with nobody found."""
-        self._searched, self._known = searched, known
-        self._missed: dict[int, tuple[int, int, Known]] = {}  # by candidates: lists, right, missed
 
-    def find(self, search: Search) -> Found:
-        """Return how many are found, those with fewer lists and as many candidates included."""
-        lists, right, asked = self._missed.get(search.candidates, (0, 0, self._known))
-        if search.nprobe < lists:
-            lists, right, asked = 0, 0, self._known
-        right_Q, missed_Q = find_people(self._searched, asked, search)
-        right += int(right_Q.sum())
-        if not lists:
-            self._missed[search.candidates] = search.nprobe, right, asked.of(missed_Q)
-        return Found(right, right + int(missed_Q.sum()))
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Who was missed by a search, to be asked for with more."""
+
+    searched: Searchable
+    missed: Known
+    before: Found
+    least: float
+
+    def wider(self, search: Search, widest: Search) -> Search:
+        """Return a search that should be enough, with lists to an eighth more than needed."""
+        nlist, candidates = widest.nprobe, search.candidates
+        while not self._enough(nlist, candidates) and candidates < widest.candidates:
+            candidates = min(2 * candidates, widest.candidates)
+        if candidates > search.candidates and self._enough(search.nprobe, candidates):
+            return Search(nprobe=search.nprobe, candidates=candidates)
+        low, high = search.nprobe, nlist
+        while high - low > max(1, low // 8):
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._enough(middle, candidates) else (middle, high)
+        return Search(nprobe=high, candidates=candidates)
+
+    def _enough(self, nprobe: int, candidates: int) -> bool:
+        search = Search(nprobe=nprobe, candidates=candidates)
+        right_Q, _ = find_people(self.searched, self.missed, search)
+        found = Found(self.before.right + int(right_Q.sum()), self.before.asked)
+        return found.is_enough(self.least)
 
 
 def without_self(hits: Hits, rows_Q: Int64) -> Hits:

@@ -43,6 +43,7 @@ from facepipe.tombstones import living
 from facepipe.vector_file import VectorWriter
 from pipelines.index_files import read_dead, read_rows, read_template_bytes, vector_blocks
 from pipelines.index_select import Work, read_work
+from pipelines.runners.process import give_memory_back
 
 COPY_BYTES = 2**20
 BLOCK_ROWS = 8192  # checked, hashed and encoded at a time: 16 MB of float32 at 512 dimensions
@@ -84,11 +85,13 @@ def make_shard(store: Store, dataset: Dataset | None, making: Making, device: De
     with room(store, making.rows, making.dim) as vectors_ND:
         if making.work is not None and dataset is not None:
             _lay_out(store, dataset, making.work, vectors_ND)
+            give_memory_back()  # what face ids took
             rows = read_work(store, making.work, GALLERY.names)
         else:
             rows = _from_shards(store, making.shards, vectors_ND)
         data = write_parquet(rows, GALLERY, GROUP_ROWS)
         del rows  # three times its file, while the vectors are encoded
+        give_memory_back()
         return _written(store, making, data, vectors_ND, device)
 
 

@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 # What recognisers have besides layers with weights; none of these carries one.
 _WITHOUT_WEIGHTS = {
     *("Add", "Flatten", "Reshape", "Dropout", "Identity", "Relu", "Clip", "Shape", "Constant"),
-    *("Gather", "Unsqueeze", "Squeeze", "Concat", "Cast", "Slice", "Transpose"),
+    *("Gather", "Unsqueeze", "Squeeze", "Concat", "Cast", "Slice", "Transpose", "ReduceSum"),
 }
 
 

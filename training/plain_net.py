@@ -24,7 +24,7 @@ from training.precision import in_float32
 STEM_STRIDE = 4
 STEM_KERNEL = 7
 
-Name = Literal["plain_s", "plain_sd", "plain_m"]
+Name = Literal["plain_s", "plain_sd", "plain_sm", "plain_m"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class Plan:
 # Ours; measured in steps a second on one core against what they learn: docs/log.md.
 PLANS: Mapping[str, Plan] = {
     "plain_s": Plan(stem=32, widths=(32, 64, 128, 256), units=(1, 1, 1, 1)),
+    "plain_sm": Plan(stem=32, widths=(32, 64, 128, 256), units=(1, 2, 2, 1)),
     "plain_sd": Plan(stem=48, widths=(64, 128, 256), units=(2, 2, 1)),
     "plain_m": Plan(stem=48, widths=(128, 256), units=(2, 2)),
 }
@@ -82,8 +83,8 @@ class Unit(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return B x channels x H/stride x W/stride."""
-        around = x_BCHW if self.around is None else self.around(x_BCHW)
-        return F.relu_(self.second(self.first(x_BCHW)) + around)
+        own = self.second(self.first(x_BCHW))
+        return F.relu_(own + (x_BCHW if self.around is None else self.around(x_BCHW)))
 
 
 class PlainNet(nn.Module):

@@ -5,7 +5,7 @@
 
 RUN holds faces.safetensors (what photos gave), pool/ (what the teacher said), checkpoints/,
 checks.jsonl (the measures on the test folds by step) and, at the end, recogniser.onnx and its twin
-recogniser_int8.onnx. Photos never leave RUN; the ONNX files hold weights alone. The builtin pack's
+recogniser_int8.onnx; first/ is a smaller net that a recipe's begins as. Photos never leave RUN; the ONNX files hold weights alone. The builtin pack's
 recogniser is the recipe `recipes/builtin_recogniser.yaml` of this (facepipe/builtin/recogniser.md).
 """
 
@@ -29,7 +29,7 @@ from facepipe.packs import Pack, find_pack
 from training import taught_pool
 from training.export import HALF_RANGE, onnx_bytes
 from training.face_windows import FaceWindows
-from training.gathered_faces import Say, Sources, gather
+from training.gathered_faces import Gathered, Say, Sources, gather
 from training.int8_twin import int8_bytes
 from training.mirrored import Mirrored
 from training.recogniser_settings import RECIPE, RecogniserSettings, read_recipe
@@ -41,6 +41,8 @@ from training.taught_learner import TaughtLearner
 
 RECOGNISER, TWIN = "recogniser.onnx", "recogniser_int8.onnx"
 CALIBRATION_PICTURES = 512  # that the twin's ranges are measured on
+FIRST = "first"  # of a run: the smaller net that the recipe's begins as
+FIRST_LOOK = 64  # batches that a net's normalisations are given their statistics back from
 SAY_EVERY_S = 30.0
 
 
@@ -67,9 +69,13 @@ def train(
     batches: TaughtBatches,
     held: HeldOut,
     settings: RecogniserSettings,
+    start: bytes | None,
     say: Say,
 ) -> nn.Module:
-    """Take the steps that are left; return the averaged net."""
+    """Take the steps that are left; return the averaged net.
+
+    ``start``: the file of the smaller net that the recipe's begins as.
+    """
     learner = TaughtLearner(
         settings.backbone,
         settings.losses,
@@ -80,6 +86,11 @@ def train(
         precision=settings.precision,
     )
     learner.load(run)
+    if learner.step == 0 and start is not None and settings.first is not None:
+        shown = [batches.batch(n, settings.batch, settings.seed)[0] for n in range(FIRST_LOOK)]
+        learner.begin_from(
+            settings.backbone, start, settings.first.backbone, settings.optimizer, shown
+        )
     a_batch, epoch = settings.batch, len(batches) // settings.batch
     steps = max(1, round(settings.epochs * epoch))
     began, first, said = time.monotonic(), learner.step, 0.0
@@ -148,11 +159,33 @@ def run_recipe(
     faces = learnt.faces
     say(f"{len(faces.names):,} faces to learn from, {len(test.faces.names):,} to test on")
     fill_pool(run, faces, pack, settings, workers, say)
-    batches = TaughtBatches(run / "pool", settings.pool.files)
-    batches.lean_on_people(faces.person_N, learnt.taught_ND, settings.losses.identity)
     folds = [fold - 1 for fold in settings.test]
     held = HeldOut(test.faces, test.taught_ND, sources.pairs, folds)
-    net = train(run, batches, held, settings, say)
+    smaller, start = settings.of_first(), None
+    if smaller is not None:
+        first = run / FIRST
+        first.mkdir(exist_ok=True)
+        if not (first / RECOGNISER).exists():
+            _run_one(first, _batches(run, learnt, smaller), held, smaller, None, say)
+        start = (first / RECOGNISER).read_bytes()
+    return _run_one(run, _batches(run, learnt, settings), held, settings, start, say)
+
+
+def _batches(run: Path, learnt: Gathered, settings: RecogniserSettings) -> TaughtBatches:
+    batches = TaughtBatches(run / "pool", settings.pool.files)
+    batches.lean_on_people(learnt.faces.person_N, learnt.taught_ND, settings.losses.identity)
+    return batches
+
+
+def _run_one(
+    run: Path,
+    batches: TaughtBatches,
+    held: HeldOut,
+    settings: RecogniserSettings,
+    start: bytes | None,
+    say: Say,
+) -> Path:
+    net = train(run, batches, held, settings, start, say)
     return _export(run, net, batches, settings, held, say)
 
 

@@ -14,12 +14,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from facepipe.errors import ConfigError
 from training.backbone import BackboneSettings
+from training.grown_net import can_grow
 from training.muon_adamw import MuonAdamW
 from training.schedules import AnySchedule, Cosine
 from training.taught_learner import LossSettings, Precision
 from training.taught_pool import PoolSettings
 
 RECIPE = Path(__file__).parent / "recipes" / "builtin_recogniser.yaml"
+
+
+class FirstNet(BaseModel):
+    """A smaller net that is trained before, all the way, and that the recipe's begins as."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: BackboneSettings
+    files: int = Field(ge=1, description="of the pool, from the first on, that it learns from")
+    epochs: float = Field(gt=0, description="how often these are gone through")
+    optimizer: MuonAdamW = MuonAdamW()
+    precision: Precision = "bfloat16"
 
 
 class RecogniserSettings(BaseModel):
@@ -31,6 +44,7 @@ class RecogniserSettings(BaseModel):
     held_out: tuple[int, ...] = Field(description="folds of people.txt that no step may see")
     test: tuple[int, ...] = Field(description="folds whose pairs are measured on, during and after")
     backbone: BackboneSettings
+    first: FirstNet | None = None
     pool: PoolSettings
     losses: LossSettings = LossSettings()
     optimizer: MuonAdamW = MuonAdamW()
@@ -49,7 +63,23 @@ class RecogniserSettings(BaseModel):
         """Refuse folds that do not exist."""
         if len(set(self.test)) < 2 or min(self.test) < 1:
             raise ValueError("test needs two folds at least, counted from 1")
+        if self.first is not None and not can_grow(self.first.backbone, self.backbone):
+            raise ValueError(
+                f"{self.backbone.name} cannot begin as {self.first.backbone.name}: it needs the "
+                "same stem and dim, stages as wide, and as many units at least"
+            )
+        if self.first is not None and self.first.files > self.pool.files:
+            raise ValueError("first.files: the pool has not as many files")
         return self
+
+    def of_first(self) -> Self | None:
+        """Return the recipe of the smaller net, None where there is none."""
+        if self.first is None:
+            return None
+        own = {name: getattr(self.first, name) for name in ("backbone", "epochs", "optimizer")}
+        pool = self.pool.model_copy(update={"files": self.first.files})
+        rest = {"precision": self.first.precision, "pool": pool, "first": None}
+        return self.model_copy(update=own | rest)
 
 
 def read_recipe(path: Path) -> RecogniserSettings:

@@ -9,6 +9,7 @@ Legend: B samples, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from training.backbone import BackboneSettings, build_backbone
 from training.distill import embedding_losses, pair_weights, similarity_losses, weighted_mean
 from training.ema import WeightAverage
+from training.grown_net import begin_from
 from training.keyed_random import key_of
 from training.metric_losses import unit
 from training.muon_adamw import MuonAdamW, build_optimizers
@@ -65,6 +67,18 @@ class TaughtLearner:
         self.student = student.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizers = build_optimizers(self.student, optimizer)
         self.average = WeightAverage(self.student, ema_decay)
+
+    def begin_from(
+        self,
+        larger: BackboneSettings,
+        data: bytes,
+        smaller: BackboneSettings,
+        optimizer: MuonAdamW,
+        batches_BCHW: Iterable[Tensor],
+    ) -> None:
+        """Begin as a smaller net that was trained before: `training.grown_net`."""
+        begin_from(self.student, larger, data, smaller, optimizer, batches_BCHW)
+        self.average = WeightAverage(self.student, self.average.decay)
 
     def learn(self, images_BCHW: Tensor, taught_BD: Tensor, factor: float) -> dict[str, float]:
         """Take one step with rates times ``factor``; return the terms of the loss."""

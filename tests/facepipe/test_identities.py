@@ -7,9 +7,9 @@ import pytest
 
 from facepipe import identities
 from facepipe.centres import LabelledFaces
-from facepipe.identities import main_modes, own_cosines
+from facepipe.identities import own_cosines
 from facepipe.label_cosines import Floors
-from facepipe.modes import find_modes
+from facepipe.modes import find_modes, main_modes
 from facepipe.neighbors import unit_rows
 
 

@@ -66,6 +66,23 @@ def test_other_queries_change_nothing(
     assert nearest.find(QUERIES[:0], 7)[0].shape == (0, 7)
 
 
+@pytest.mark.parametrize("items", [1, 5 * LISTS, 2**23])
+def test_a_face_goes_to_the_first_list_of_its_order(
+    monkeypatch: pytest.MonkeyPatch, items: int
+) -> None:
+    monkeypatch.setattr(nearest_lists, "TABLE_ITEMS", items)
+    nearest = NearestLists(template("ivf_pqfs", 64, LISTS)[1])
+    assert nearest.assign(QUERIES).tolist() == nearest.find(QUERIES, 1)[0][:, 0].tolist()
+    assert nearest.assign(QUERIES[:0]).shape == (0,)
+    lists = np.random.default_rng(0).integers(0, LISTS, (len(QUERIES), 4))
+    ranks = nearest.ranks(QUERIES, lists)
+    for query in range(len(QUERIES)):
+        for own, rank in zip(lists[query], ranks[query], strict=True):
+            one = QUERIES[query : query + 1]
+            assert own not in nearest.find(one, rank)[0] if rank else True
+            assert own in nearest.find(one, rank + 1)[0]
+
+
 def test_equal_lists_are_taken_by_number() -> None:
     """Eight centres twice over: each product occurs twice."""
     trained = template("ivf_pqfs", 64, 16)[1]
@@ -73,6 +90,10 @@ def test_equal_lists_are_taken_by_number() -> None:
     quantizer.add(np.tile(units(8, 64).astype(np.float32), (2, 1)))
     index = SimpleNamespace(quantizer=quantizer, d=64, code_size=trained.code_bytes)
     lists, _ = NearestLists(replace(trained, index=index)).find(QUERIES, 5)
+    nearest = NearestLists(replace(trained, index=index))
+    assert nearest.assign(QUERIES).max() < 8
+    halves = np.tile([[3, 11]], (len(QUERIES), 1))
+    assert (np.diff(nearest.ranks(QUERIES, halves), axis=1) == 1).all()
     for found in lists.tolist():
         twice = [number for number in found if number < 8 and number + 8 in found]
         once = [number for number in found if number % 8 not in twice]
@@ -81,7 +102,7 @@ def test_equal_lists_are_taken_by_number() -> None:
         assert once[0] < 8
 
 
-def test_a_graph_searches_many_centres() -> None:
+def test_a_graph_searches_many_centres(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = template("ivf_pqfs", 64, LISTS)[1]
     graph = faiss.IndexHNSWFlat(64, 16, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efSearch = LISTS
@@ -93,3 +114,7 @@ def test_a_graph_searches_many_centres() -> None:
     best = np.argsort(-exact, axis=1)[:, :9]
     same = sum(len(set(a) & set(b)) for a, b in zip(lists.tolist(), best.tolist(), strict=True))
     assert same >= 0.9 * lists.size
+    graphs = NearestLists(replace(trained, index=index))
+    assert graphs.assign(QUERIES).tolist() == best[:, 0].tolist()
+    monkeypatch.setattr(nearest_lists, "RANKED", 50)
+    assert (graphs.ranks(QUERIES, best) == np.arange(9)).all()

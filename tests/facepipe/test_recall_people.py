@@ -18,7 +18,7 @@ from facepipe.recall_people import (
     PEOPLE_QUERIES,
     Found,
     Known,
-    PeopleTrials,
+    enough_for_people,
     find_known,
     find_people,
     highest,
@@ -196,13 +196,49 @@ def test_calibration_goes_on_until_people_are_found(gallery: Gallery) -> None:
     assert not Found.of(*find_people(gallery, all_known(gallery), fewer)).is_enough(0.99)
 
 
-def test_who_was_found_with_fewer_lists_is_not_asked_again(gallery: Gallery) -> None:
-    asked, trials = all_known(gallery), PeopleTrials(gallery, all_known(gallery))
-    counted = []
-    for nprobe in (2, 3, 5, 8, 1, 2):
-        search = Search(nprobe=nprobe, candidates=25)
-        counted.append(trials.find(search).right)
-        whole = Found.of(*find_people(gallery, asked, search))
-        lost = counted[-1] - whole.right  # to more lists
-        assert lost == 0 if len(counted) in (1, 5) else 0 <= lost <= 5
-    assert counted[4] < counted[0] < counted[1] < counted[2] < counted[3]
+class Counting:
+    """Counts how many are asked for."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery, self.asked = gallery, list[int]()
+
+    def search_approximate(
+        self, queries_QD: Float32, k: int, *, nprobe: int, candidates: int
+    ) -> Hits:
+        self.asked.append(len(queries_QD))
+        return self.gallery.search_approximate(
+            queries_QD, k, nprobe=nprobe, candidates=candidates
+        )
+
+    def search_exact(self, queries_QD: Float32, k: int) -> Hits:
+        raise AssertionError("not asked for here")
+
+
+def test_more_lists_are_searched_for_those_who_are_missed_alone(gallery: Gallery) -> None:
+    assert gallery.codes is not None
+    asked, counting = all_known(gallery), Counting(gallery)
+    first, widest = Search(nprobe=2, candidates=25), Search(nprobe=64, candidates=1000)
+    assert not Found.of(*find_people(gallery, asked, first)).is_enough(0.99)
+    chosen, found = enough_for_people(counting, asked, first, widest, 0.99)
+    assert found == Found.of(*find_people(gallery, asked, chosen))
+    assert found.is_enough(0.99)
+    assert chosen.candidates == first.candidates
+    assert first.nprobe < chosen.nprobe < widest.nprobe
+    whole = [count for count in counting.asked if count == len(asked.rows_Q)]
+    assert len(whole) == 2  # at first, and what was chosen
+    assert len(counting.asked) > len(whole)
+    fewer = Search(nprobe=max(2, chosen.nprobe // 2), candidates=25)
+    assert not Found.of(*find_people(gallery, asked, fewer)).is_enough(0.99)
+
+
+def test_more_candidates_are_looked_at_where_all_lists_are_searched(gallery: Gallery) -> None:
+    assert gallery.codes is not None
+    asked, nlist = all_known(gallery), gallery.codes.nlist
+    first, widest = Search(nprobe=nlist, candidates=2), Search(nprobe=nlist, candidates=1000)
+    assert not Found.of(*find_people(gallery, asked, first)).is_enough(0.99)
+    chosen, found = enough_for_people(gallery, asked, first, widest, 0.99)
+    assert (chosen.nprobe, found.is_enough(0.99)) == (nlist, True)
+    assert 2 < chosen.candidates < 1000
+    # Nothing is enough: the widest, and what it finds.
+    beyond = enough_for_people(gallery, asked, first, first.model_copy(), 0.99)
+    assert beyond == (first, Found.of(*find_people(gallery, asked, first)))
