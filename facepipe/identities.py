@@ -111,17 +111,16 @@ def _contested(faces: LabelledFaces, impostors: Impostors) -> tuple[Floors, Mode
     look-alikes are. Then there are new ones, from what is left.
     """
     floors = find_floors(faces, impostors)
-    for _ in range(CONTESTS):
-        modes = find_modes(faces, floors)
-        found = contest(faces, modes, impostors)
+    found = contest(faces, find_modes(faces, floors), impostors)
+    for _ in range(CONTESTS - 1):
         if np.count_nonzero(found.lost_N) <= FEW_LOST * len(found.lost_N):
             break
         rows = _sample(faces)
-        own = replace(found.modes, mode_N=found.modes.mode_N[rows])
-        own = replace(own, weight_N=found.modes.weight_N[rows])
-        before, floors = floors, _next_floors(subset(faces, rows), impostors, own)
-    else:
-        floors = before
+        own = replace(
+            found.modes, mode_N=found.modes.mode_N[rows], weight_N=found.modes.weight_N[rows]
+        )
+        floors = _next_floors(subset(faces, rows), impostors, own)
+        found = contest(faces, find_modes(faces, floors), impostors)
     return floors, found.modes
 
 

@@ -38,9 +38,9 @@ from facepipe.recall_people import (
     Known,
     People,
     Searchable,
+    ask_people,
     enough_for_people,
     find_known,
-    find_people,
     highest,
     several_faces,
     without_self,
@@ -55,6 +55,7 @@ MISSED_PEOPLE = 0.1
 QUERIES = 2000  # an exact search of 500,000 faces with so many: 4 s on one core
 TOP = 10
 CANDIDATES = (25, 50, 100, 200, 400, 800, 1600)
+LEAST_GAIN = 0.02  # of a search's time: less is not worth a trial
 STEPS = 8  # the least number of lists is found to this part of itself
 WIDENED = 8192  # vectors at a time
 # ns of one thread in a batch: to look at a byte of a code, to turn to a list, and to gather, widen
@@ -116,7 +117,7 @@ def find_truth(
 
 def measure(searched: Searchable, truth: Truth, search: Search, target: float) -> Recall:
     """Return what a search with these settings finds of the truth."""
-    people = Found.of(*find_people(searched, truth.known, search))
+    people = Found.of(*ask_people(searched, truth.known, search, least_id_at_1(target)))
     matches = count_matches(truth, find_seen(searched, truth, search))
     return _recall(truth, target, matches, people)
 
@@ -183,8 +184,8 @@ def calibrate_search(
     best: tuple[float, Search] | None = None
     for candidates in CANDIDATES:
         score_ns, most = candidates * dim * SCORE_DIM_NS, codes.nlist
-        if best is not None:  # with fewer lists than these it would be cheaper
-            most = min(math.ceil((best[0] - score_ns) / list_ns) - 1, codes.nlist)
+        if best is not None:  # with fewer lists than these it would be cheaper, by a little
+            most = min(int(((1 - LEAST_GAIN) * best[0] - score_ns) / list_ns), codes.nlist)
         found = trials.least(candidates, most)
         if found is not None:
             best = found * list_ns + score_ns, Search(nprobe=found, candidates=candidates)

@@ -33,6 +33,7 @@ People = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
 PEOPLE_QUERIES = 16_384  # may miss 8 for an id@1 of 0.999; of 8,192 only 2
+PARTS = 4  # of them, asked for one after the other
 KEPT = 4  # times as many rows as wanted have keys that are looked at
 PERSON_FACES = 64  # compared with a face: who has more is found by them all the sooner
 MIN_COSINE = 0.40  # of a match: nearly 8 standard deviations of strangers (0.051)
@@ -91,13 +92,17 @@ class Found:
         """Return Wilson's interval of it, 95 %."""
         return wilson_interval(self.right, self.asked)
 
+    def is_shown(self, least: float) -> bool:
+        """Tell whether id@1 is ``least`` at the lower end of its interval."""
+        return self.interval[0] >= least
+
     def is_enough(self, least: float) -> bool:
         """Tell whether id@1 is ``least`` at the lower end of its interval.
 
         Where too few were asked for to show that, all of them must be right.
         """
         shown, _ = wilson_interval(self.asked, self.asked)
-        return self.interval[0] >= least or (shown < least and self.right == self.asked)
+        return self.is_shown(least) or (shown < least and self.right == self.asked)
 
 
 def several_faces(person_N: People, living_N: Flags | None) -> Flags:
@@ -184,12 +189,29 @@ def enough_for_people(
     chosen is measured anew, since more lists bring more strangers, too.
     """
     while True:
-        right_Q, missed_Q = find_people(searched, known, search)
+        right_Q, missed_Q = ask_people(searched, known, search, least)
         found = Found.of(right_Q, missed_Q)
         if found.is_enough(least) or search == widest:
             return search, found
         again = _Again(searched, known.of(missed_Q), found, least)
         search = again.wider(search, widest)
+
+
+def ask_people(
+    searched: Searchable, known: Known, search: Search, least: float
+) -> tuple[Flags, Flags]:
+    """Find people as `find_people` does, part by part, until they show an id@1 of ``least``.
+
+    Where nobody is missed the first part does; who is not asked for is neither.
+    """
+    right_Q, missed_Q = np.zeros((2, len(known.rows_Q)), dtype=bool)
+    place_Q = np.arange(len(known.rows_Q))
+    for part in range(PARTS):
+        some_Q = place_Q % PARTS == part
+        right_Q[some_Q], missed_Q[some_Q] = find_people(searched, known.of(some_Q), search)
+        if Found.of(right_Q, missed_Q).is_shown(least):
+            break
+    return right_Q, missed_Q
 
 
 @dataclass(frozen=True, slots=True)

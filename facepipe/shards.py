@@ -16,13 +16,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facepipe.commits import ShardFile
 from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
+from facepipe.half_pages import read_groups
 from facepipe.ledger import MANIFEST, Ledger
 from facepipe.store import open_store
 
@@ -144,7 +145,7 @@ class Dataset(Ledger):
                         f"{', '.join(parquet.schema_arrow.names)}"
                     )
                 total = parquet.metadata.num_rows
-                table = _read_rows(parquet, None if columns is None else list(columns), rows)
+                table = _read_rows(stream, parquet, columns, rows)
         except (OSError, pa.ArrowException) as error:
             raise CorruptData(
                 f"{self.uri}/{file.file} is committed but cannot be read ({error}): run "
@@ -170,9 +171,11 @@ class Dataset(Ledger):
         return files
 
 
-def _read_rows(parquet: pq.ParquetFile, columns: list[str] | None, rows: range | None) -> pa.Table:
+def _read_rows(
+    stream: BinaryIO, parquet: pq.ParquetFile, columns: Sequence[str] | None, rows: range | None
+) -> pa.Table:
     if rows is None:
-        return parquet.read(columns=columns, use_threads=False)
+        return read_groups(stream, parquet, range(parquet.num_row_groups), columns)
     groups, start, first = [], 0, None
     for i in range(parquet.num_row_groups):
         end = start + parquet.metadata.row_group(i).num_rows
@@ -180,7 +183,7 @@ def _read_rows(parquet: pq.ParquetFile, columns: list[str] | None, rows: range |
             first = start if first is None else first
             groups.append(i)
         start = end
-    table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
+    table = read_groups(stream, parquet, groups, columns)
     return table.slice(rows.start - (first or 0), len(rows))
 
 

@@ -105,4 +105,3 @@ def _set_length(weight: Tensor, norm: Norm, length: float) -> None:
     norm.running_mean.div_(shrunk)
     norm.running_var.div_(shrunk.square())
     norm.weight.mul_(shrunk * (norm.running_var + norm.eps).sqrt() / before)
-

@@ -44,16 +44,21 @@ class Weights:
     eps: float = 0.0
 
 
-def read_layers(data: bytes, name: str) -> list[Weights]:
+def read_layers(data: bytes, name: str, *, as_stored: bool = False) -> list[Weights]:
     """Return the layers of an ONNX recogniser.
 
+    Of two branches either may run first: in onnxruntime's order, or ``as_stored`` in the file's.
     Raises ModelUnreadable for bytes that are no model, and for a graph with operations that no
     backbone here has, such as quantised ones.
     """
-    model = _plain_form(parse(data, name), name)
+    stored = parse(data, name)
+    place_of = {output: n for n, node in enumerate(stored.graph.node) for output in node.output}
+    model = _plain_form(stored, name)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    layers = []
-    for node in model.graph.node:
+    nodes, layers = list(model.graph.node), []
+    if as_stored:
+        nodes.sort(key=lambda node: place_of.get(node.output[0], len(place_of)))
+    for node in nodes:
         reader = _READERS.get(node.op_type)
         if reader is not None:
             layers.append(_read(reader, node, constants, name))

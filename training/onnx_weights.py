@@ -9,6 +9,7 @@ checked each time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import get_args
@@ -58,9 +59,9 @@ def load_onnx(net: nn.Module, data: bytes, name: str) -> parity.Parity:
     Raises ModelUnreadable, and ModelMismatch where the file is of another net; then the net's
     weights are as they were, unless it was the answers that differed.
     """
-    layers = read_layers(data, name)
+    layers, calls = read_layers(data, name), layer_calls(net)
     try:
-        pairs = list(_laid_beside(layer_calls(net), layers))
+        pairs = _pairs(calls, layers, read_layers(data, name, as_stored=True))
     except _Differs as error:
         found = _matching(layers)
         is_one = f": it is a {found.name} of {found.dim} dimensions" if found else ""
@@ -72,6 +73,16 @@ def load_onnx(net: nn.Module, data: bytes, name: str) -> parity.Parity:
         for pair in pairs:
             _fill(pair)
     return _checked(net, data, name)
+
+
+def _pairs(calls: list[Call], layers: list[Weights], as_stored: list[Weights]) -> list[_Pair]:
+    """Return the net's layers with the file's, in one of two orders. Raises _Differs."""
+    try:
+        return list(_laid_beside(calls, layers))
+    except _Differs:
+        with suppress(_Differs):
+            return list(_laid_beside(calls, as_stored))
+        raise
 
 
 def backbone_of(data: bytes, name: str) -> BackboneSettings:

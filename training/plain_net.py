@@ -83,8 +83,8 @@ class Unit(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return B x channels x H/stride x W/stride."""
-        own = self.second(self.first(x_BCHW))
-        return F.relu_(own + (x_BCHW if self.around is None else self.around(x_BCHW)))
+        around = x_BCHW if self.around is None else self.around(x_BCHW)
+        return F.relu_(self.second(self.first(x_BCHW)) + around)
 
 
 class PlainNet(nn.Module):

@@ -4,9 +4,10 @@
         --teacher PACK --out RUN [--more FOLDER].. [--recipe F.yaml] [--workers 2]
 
 RUN holds faces.safetensors (what photos gave), pool/ (what the teacher said), checkpoints/,
-checks.jsonl (the measures on the test folds by step) and, at the end, recogniser.onnx and its twin
-recogniser_int8.onnx; first/ is a smaller net that a recipe's begins as. Photos never leave RUN; the ONNX files hold weights alone. The builtin pack's
-recogniser is the recipe `recipes/builtin_recogniser.yaml` of this (facepipe/builtin/recogniser.md).
+checks.jsonl (the measures on the test folds by step), first/ (a smaller net that the recipe's
+begins as) and, at the end, recogniser.onnx and its twin recogniser_int8.onnx. Photos never leave
+RUN; the ONNX files hold weights alone. The builtin pack's recogniser is the recipe
+`recipes/builtin_recogniser.yaml` of this (facepipe/builtin/recogniser.md).
 """
 
 from __future__ import annotations
@@ -87,10 +88,9 @@ def train(
     )
     learner.load(run)
     if learner.step == 0 and start is not None and settings.first is not None:
-        shown = [batches.batch(n, settings.batch, settings.seed)[0] for n in range(FIRST_LOOK)]
-        learner.begin_from(
-            settings.backbone, start, settings.first.backbone, settings.optimizer, shown
-        )
+        look = [batches.batch(n, settings.batch, settings.seed)[0] for n in range(FIRST_LOOK)]
+        smaller = settings.first.backbone
+        learner.begin_from(settings.backbone, start, smaller, settings.optimizer, look)
     a_batch, epoch = settings.batch, len(batches) // settings.batch
     steps = max(1, round(settings.epochs * epoch))
     began, first, said = time.monotonic(), learner.step, 0.0

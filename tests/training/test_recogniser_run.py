@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from pydantic import ValidationError
 
 from facepipe.embed import EmbedSettings, Recogniser
 from facepipe.errors import ConfigError, ModelMismatch, SourceNotFound
@@ -120,6 +122,36 @@ def test_a_run_ends_with_the_student_and_is_done_once(
     assert {p: p.stat().st_mtime_ns for p in files} == before
     with pytest.raises(ModelMismatch, match="another recipe"):
         run_recipe(run, sources, settings(batch=8), str(teacher.folder), 1, said.append)
+
+
+def test_a_recipe_may_begin_as_a_smaller_net(
+    tmp_path: Path, teacher: Pack, sources: Sources
+) -> None:
+    first = {"backbone": {"name": "plain_s", "dim": TEACHER_DIM}, "files": 1, "epochs": 1}
+    larger = {"name": "plain_sm", "dim": TEACHER_DIM}
+    recipe = settings(backbone=larger, first=first, pool={"files": 2, "pictures": 32}, epochs=1)
+    run, said = with_faces(tmp_path / "run"), list[str]()
+    call = (run, sources, recipe, str(teacher.folder), 1)
+    data = run_recipe(*call, said.append).read_bytes()
+    before = (run / "first" / recogniser_run.RECOGNISER).read_bytes()
+    steps = [
+        [json.loads(line)["step"] for line in (folder / "checks.jsonl").read_text().splitlines()]
+        for folder in (run / "first", run)
+    ]
+    assert steps == [[2], [3, 4]]
+    notes = {p.key: p.value for p in onnx.load_model_from_string(before).metadata_props}
+    of_first = RecogniserSettings.model_validate_json(notes["recipe"])
+    assert (of_first.backbone.name, of_first.pool.files, of_first.first) == ("plain_s", 1, None)
+    assert len(data) > len(before)
+    # Begun anew it comes out the same; the smaller net is not trained again.
+    for name in ("checkpoints", "recogniser.onnx"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    (run / "recogniser.onnx").unlink(missing_ok=True)
+    assert run_recipe(*call, said.append).read_bytes() == data
+    assert (run / "first" / recogniser_run.RECOGNISER).read_bytes() == before
+    for wrong in ({"files": 3}, {"backbone": {"name": "plain_sd", "dim": TEACHER_DIM}}):
+        with pytest.raises(ValidationError):
+            settings(backbone=larger, first=first | wrong, pool={"files": 2, "pictures": 32})
 
 
 def test_the_check_is_that_of_the_folds_pairs(teacher: Pack, sources: Sources) -> None:
