@@ -9,8 +9,8 @@ best hits scored exactly), and what follows from it:
   the difference from the list's centre 0.5.
 - Lists decide what is found. With about as many as people, each holds a person: of 4,096 lists
   8 held 0.997 of the matches, of 2,048 it took 256 for 0.99, of 1,024 half of them.
-- So lists have 64 faces up to 8,192 of them, whose centres are compared in 20 us a face; 16,384
-  take 38, and encode 10 million faces at 19,000 a second in place of 28,000. From 10 million faces
+- So lists have 64 faces up to 8,192 of them, whose centres are compared in 17 us a face; 16,384
+  take 35, and encode 10 million faces at 19,000 a second in place of 28,000. From 10 million faces
   on longer lists would cost each search more than that: lists grow with the 3/4 power of the
   faces. From 65,536 on a graph finds the nearest.
 

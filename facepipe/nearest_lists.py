@@ -23,7 +23,7 @@ Int64 = NDArray[np.int64]
 # 127 x 127 x 2 is still a sum of 16 bits: 8 bits of the query would saturate without VNNI.
 QUERY_LEVELS, ZERO, CENTRE_LEVELS = 63, 64, 127
 TABLE_ITEMS = 2**23  # scores of queries and lists at a time: 32 MB
-ASSIGNED = 256  # faces at a time: their scores stay in the cache
+ASSIGNED = 64  # faces at a time: their scores stay in the cache
 RANKED, ROUNDING = 8192, 1e-6  # lists of a graph at a time; of their products
 
 
@@ -41,7 +41,6 @@ class NearestLists:
             levels_LD = _levels(centres_LD, np.abs(centres_LD).max(), CENTRE_LEVELS)
             if template.record.kind == "ivf_sq8":  # codes of what is left beside the centre
                 self._centres_LD = centres_LD
-            self._shift_L = ZERO * levels_LD.sum(axis=1, dtype=np.int32)
             self._session = _products_with(levels_LD)
 
     def find(self, queries_QD: Float32, wanted: int) -> tuple[Int64, Float32]:
@@ -118,9 +117,7 @@ class NearestLists:
             some = slice(start, start + step)
             largest_Q1 = np.abs(queries_QD[some]).max(axis=1, keepdims=True)
             levels_QD = _levels(queries_QD[some], largest_Q1, QUERY_LEVELS) + ZERO
-            products_QL = session.run(None, {"queries": levels_QD.astype(np.uint8)})[0]
-            products_QL -= self._shift_L
-            yield some, products_QL
+            yield some, session.run(None, {"queries": levels_QD.astype(np.uint8)})[0]
 
     def _nearest(self, scores_QL: NDArray[np.int32], wanted: int) -> Int64:
         others = self._count - wanted
@@ -141,17 +138,18 @@ def _levels(vectors: Float32, largest: Any, most: int) -> NDArray[np.int8]:
 
 
 def _products_with(levels_LD: NDArray[np.int8]) -> Any:
-    """Return a session: queries as bytes (Q x D) -> their products with the centres (Q x L)."""
+    """Return a session: queries as bytes, ZERO for 0 (Q x D) -> products with the centres (Q x L)."""
     from onnx import TensorProto, helper, numpy_helper
 
     count, dim = levels_LD.shape
     # A constant is laid out for the product once.
     centres = numpy_helper.from_array(np.ascontiguousarray(levels_LD.T), "centres")
+    zero = numpy_helper.from_array(np.array(ZERO, np.uint8), "zero")
     graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["queries", "centres"], ["products"])],
+        [helper.make_node("MatMulInteger", ["queries", "centres", "zero"], ["products"])],
         "nearest_lists",
         [helper.make_tensor_value_info("queries", TensorProto.UINT8, ["Q", dim])],
         [helper.make_tensor_value_info("products", TensorProto.INT32, ["Q", count])],
-        [centres],
+        [centres, zero],
     )
     return open_session(graph)
