@@ -59,7 +59,8 @@ def judge(
     mixture = fit_faces(faces, people.person_N, owner_N, cosine_N, others_N, impostors)
     ratio_N = np.zeros(len(cosine_N))  # of the unknown person of a label nothing is known
     ratio_N[near_N] = mixture.log_ratio(cosine_N[near_N], others_N[near_N])
-    share_N = _own_shares(faces, mixture, ratio_N, near_N)
+    other_N = (people.person_N >= 0) & (people.person_N != owner_N)
+    share_N = _own_shares(faces, mixture, ratio_N, near_N, other_N)
     doubted = _doubted(people, mixture, owner_N, cosine_N, others_N, ratio_N, share_N)
     nearby = _nearby(faces, people, mixture, owner_N, doubted)
     own = _Own(ratio_N=ratio_N, share_N=share_N, known_N=near_N, cosine_N=cosine_N)
@@ -90,15 +91,16 @@ def fit_faces(
 
 
 def _own_shares(
-    faces: LabelledFaces, mixture: CosineMixture, ratio_N: Float, near_N: Bool
+    faces: LabelledFaces, mixture: CosineMixture, ratio_N: Float, near_N: Bool, other_N: Bool
 ) -> Float:
     """Return the share of right faces in each face's label, the face itself left out.
 
     Shrunk towards that of all labels: (sum of P(right) of the others + LABEL_PRIOR_FACES *
-    share) / (others + LABEL_PRIOR_FACES).
+    share) / (others + LABEL_PRIOR_FACES). Faces known to be somebody else's are not right.
     """
     share = mixture.clean_share
-    right_N = np.where(near_N, logistic(ratio_N + np.log(share / (1 - share))), 0.0)
+    right_N = logistic(ratio_N + np.log(share / (1 - share)))
+    right_N[~near_N | other_N] = 0.0
     total_N = np.bincount(faces.label_N, right_N, minlength=faces.labels)[faces.label_N]
     size_N = faces.size_L[faces.label_N]
     shares_N = (total_N - right_N + LABEL_PRIOR_FACES * share) / (size_N - 1 + LABEL_PRIOR_FACES)
@@ -188,10 +190,11 @@ def _bayes(
     """Judge every face.
 
     A wrong face is a stranger's with probability s, else somebody's who is known: each of P
-    people alike, or as often as the *other* faces of the label are theirs, where that is more.
+    people alike, or as often as the *other* wrong faces of the label are theirs, where that is more.
     """
     rows, prior_N = nearby.rows_F, own.share_N / (1 - own.share_N)
-    known_FK = np.maximum(_under_label(faces, people, nearby), 1 / max(people.total, 1))
+    under_FK = _under_label(faces, people, nearby) / (1 - own.share_N[rows, None])
+    known_FK = np.clip(under_FK, 1 / max(people.total, 1), 1.0)
     other_FK = known_FK * nearby.ratio_FK
     own_F = prior_N[rows] * np.exp(np.clip(own.ratio_N[rows], -600, 600))
     known_F = own.known_N[rows]
