@@ -138,7 +138,7 @@ def _levels(vectors: Float32, largest: Any, most: int) -> NDArray[np.int8]:
 
 
 def _products_with(levels_LD: NDArray[np.int8]) -> Any:
-    """Return a session: queries as bytes, ZERO for 0 (Q x D) -> products with the centres (Q x L)."""
+    """Return a session: bytes of queries, ZERO for 0 (Q x D) -> products with centres (Q x L)."""
     from onnx import TensorProto, helper, numpy_helper
 
     count, dim = levels_LD.shape

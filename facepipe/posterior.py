@@ -190,7 +190,7 @@ def _bayes(
     """Judge every face.
 
     A wrong face is a stranger's with probability s, else somebody's who is known: each of P
-    people alike, or as often as the *other* wrong faces of the label are theirs, where that is more.
+    people alike, or as often as the label's *other* wrong faces are theirs, where that is more.
     """
     rows, prior_N = nearby.rows_F, own.share_N / (1 - own.share_N)
     under_FK = _under_label(faces, people, nearby) / (1 - own.share_N[rows, None])
