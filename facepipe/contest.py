@@ -53,9 +53,12 @@ def contest(faces: LabelledFaces, modes: Modes, impostors: Impostors) -> Contest
     main_N = main_modes(modes, faces.labels)[faces.label_N]
     inside_N = (modes.mode_N == main_N) & (main_N >= 0)
     lost_N = np.zeros(len(inside_N), dtype=bool)
+    most_L = MOST_LOST * np.bincount(faces.label_N[inside_N], minlength=faces.labels)
     for _ in range(ROUNDS):
         fit = replace(modes, mode_N=np.where(lost_N, -1, modes.mode_N))
         now_N = _lost(faces, fit, inside_N & ~lost_N, impostors)
+        lost_L = np.bincount(faces.label_N[lost_N | now_N], minlength=faces.labels)
+        now_N &= (lost_L < most_L)[faces.label_N]
         if not now_N.any():
             break
         lost_N |= now_N
@@ -74,7 +77,7 @@ def _lost(faces: LabelledFaces, modes: Modes, inside_N: Bool, impostors: Imposto
     main_N = main_modes(modes, faces.labels)[faces.label_N]
     mixture = fit_faces(faces, modes.mode_N, main_N, cosine_N, others_N, impostors)
     centres_LD = unit_rows(people.sums_PD)
-    rival_LR = _rivals(centres_LD, people.size_P, mixture, impostors)
+    rival_LR = _rivals(centres_LD, people.size_P, mixture, impostors, faces.threads)
     asked = np.flatnonzero(inside_N & (others_N > 0) & (rival_LR[faces.label_N] >= 0).any(axis=1))
     lost_N = np.zeros(len(inside_N), dtype=bool)
 
@@ -85,14 +88,14 @@ def _lost(faces: LabelledFaces, modes: Modes, inside_N: Bool, impostors: Imposto
             rival_B = rival_L[faces.label_N[rows]]
             cosine_B = np.einsum("bd,bd->b", vectors_BD, centres_LD[rival_B])
             size_B = np.maximum(people.size_P[rival_B], 1.0)
-            taken_B |= (rival_B >= 0) & (mixture.log_ratio(cosine_B, size_B) > own_B)
+            # The ratio ends at its centre's mean: beyond it the cosines themselves decide.
+            nearer_B = (rival_B >= 0) & (cosine_B > cosine_N[rows])
+            taken_B |= nearer_B & (mixture.log_ratio(cosine_B, size_B) > own_B)
         return taken_B
 
     for rows, taken_B in faces.each_block(look, asked):
         lost_N[rows] = taken_B
-    inside_L = np.bincount(faces.label_N[inside_N], minlength=faces.labels)
-    most_L = np.bincount(faces.label_N[lost_N], minlength=faces.labels) >= MOST_LOST * inside_L
-    return lost_N & ~most_L[faces.label_N]
+    return lost_N
 
 
 def _by_label(people: People, labels: int) -> People:
@@ -107,12 +110,12 @@ def _by_label(people: People, labels: int) -> People:
 
 
 def _rivals(
-    centres_LD: Float32, size_L: Float, mixture: CosineMixture, impostors: Impostors
+    centres_LD: Float32, size_L: Float, mixture: CosineMixture, impostors: Impostors, threads: int
 ) -> Int64:
     """Return the labels nearest to each that are of somebody else (L x R), -1 where fewer."""
     rival_LR = np.full((len(size_L), RIVALS), -1)
     some = np.flatnonzero(size_L > MIN_FACES)
-    near_SK = NearCentres(centres_LD[some], len(some)).find(centres_LD[some], RIVALS + 1)
+    near_SK = NearCentres(centres_LD[some], len(some), threads).find(centres_LD[some], RIVALS + 1)
     least = impostors.mean + RIVAL_STDS * impostors.std
     for place_S in near_SK.T:
         other_S = some[place_S]

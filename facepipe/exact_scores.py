@@ -82,7 +82,7 @@ def scan(
             np.take(block, places, axis=0, out=out, mode="clip")
 
         scores_P = pair_scores(queries_QD, (query_P, place_P), gather)
-        best = _better(best, query_P, scores_P, rows_B[place_P])
+        _add_better(best, query_P, scores_P, rows_B[place_P])
     return best
 
 
@@ -99,17 +99,19 @@ def _blocks(
             yield rows_B, vectors_ND[rows_B]
 
 
-def _better(best: Hits, query_P: Int64, scores_P: Float32, rows_P: Int64) -> Hits:
-    """Return the K best of the best so far and of scores that come query by query."""
-    scores_QK, rows_QK = best
-    count_Q = np.bincount(query_P, minlength=len(scores_QK))
-    place_P = _within(query_P)
-    scores = np.full((len(scores_QK), int(count_Q.max())), -np.inf, np.float32)
+def _add_better(best: Hits, query_P: Int64, scores_P: Float32, rows_P: Int64) -> None:
+    """Put scores that come query by query among the K best of their queries so far."""
+    starts = np.flatnonzero(np.diff(query_P, prepend=-1))
+    asked = query_P[starts]
+    count_A = np.diff(np.append(starts, len(query_P)))
+    at_P = np.repeat(np.arange(len(asked)), count_A), _within(query_P)
+    scores = np.full((len(asked), int(count_A.max())), -np.inf, np.float32)
     rows = np.full(scores.shape, NO_ROW)
-    scores[query_P, place_P], rows[query_P, place_P] = scores_P, rows_P
-    scores, rows = np.hstack([scores_QK, scores]), np.hstack([rows_QK, rows])
-    order = np.lexsort((rows, -scores), axis=-1)[:, : scores_QK.shape[1]]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    scores[at_P], rows[at_P] = scores_P, rows_P
+    scores, rows = np.hstack([best[0][asked], scores]), np.hstack([best[1][asked], rows])
+    order = np.lexsort((rows, -scores), axis=-1)[:, : best[0].shape[1]]
+    best[0][asked] = np.take_along_axis(scores, order, 1)
+    best[1][asked] = np.take_along_axis(rows, order, 1)
 
 
 def _within(query_P: Int64) -> Int64:

@@ -12,9 +12,10 @@ compact protocol of Thrift). Legend: R rows, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 Half = NDArray[np.float16]
+Int64 = NDArray[np.int64]
 
 ITEM_BYTES = 2
 _PACKED = 8  # levels in one byte: a list begins with so many, the rest of it is a run
@@ -29,6 +31,7 @@ _DATA_PAGE, _PLAIN, _RLE = 0, 0, 3
 _PAGE_TYPE, _PAGE_BYTES, _STORED_BYTES, _DATA_HEADER = 1, 2, 3, 5  # fields of PageHeader
 _VALUES, _ENCODING, _DEFINITION, _REPETITION = 1, 2, 3, 4  # fields of DataPageHeader
 _MOST_FIELDS = 64  # of a header, and of what is in it
+_MOST_HEADER = 1024  # bytes; one of ours has some 40
 _BOOLEANS, _INTEGERS, _BINARY, _STRUCT = (1, 2), (4, 5, 6), 8, 12  # types of Thrift
 
 
@@ -86,41 +89,98 @@ class _Reader:
 
 
 def read_halves(
-    stream: BinaryIO, metadata: pq.FileMetaData, group: int, field: pa.Field
+    stream: BinaryIO, metadata: pq.FileMetaData, group: int, field: pa.Field, *, far: bool
 ) -> pa.Array | None:
     """Return a column of a row group, R vectors (fixed-size lists of D float16), none null.
 
     None where they are written in another way than here, or where anything is null: then Arrow
-    has to read them. ``stream`` is left elsewhere. Raises OSError where it cannot be read.
+    has to read them. ``stream`` is left elsewhere; ``far``: it is read in one request. Raises
+    OSError where it cannot be read.
     """
+    place = _place(stream, metadata, group, field)
+    if place is None:
+        return None
+    if far:
+        stream.seek(place.start)
+        stream, place = io.BytesIO(stream.read(place.size_bytes)), replace(place, start=0)
+    pages = _pages(stream, place)
+    if pages is None:
+        return None
+    halves = np.empty(place.rows * place.dim, np.float16)
+    first = 0
+    for page in pages:
+        count = page.rows * place.dim
+        _fill(stream, page.start, halves[first : first + count])
+        first += count
+    return pa.FixedSizeListArray.from_arrays(pa.array(halves), type=field.type)
+
+
+def take_halves(
+    stream: BinaryIO, metadata: pq.FileMetaData, group: int, field: pa.Field, rows_R: Int64
+) -> Half | None:
+    """Return some vectors of a row group of a file (R x D), by rising row, and read no others.
+
+    None where Arrow has to read them, as in `read_halves`. Raises OSError.
+    """
+    place = _place(stream, metadata, group, field)
+    pages = None if place is None else _pages(stream, place)
+    if place is None or pages is None:
+        return None
+    first_P = np.cumsum([0, *(page.rows for page in pages)])
+    page_R = np.searchsorted(first_P, rows_R, side="right") - 1
+    size = place.dim * ITEM_BYTES
+    start_P = np.array([page.start for page in pages])
+    halves_RD = np.empty((len(rows_R), place.dim), np.float16)
+    for row, start in enumerate((start_P[page_R] + (rows_R - first_P[page_R]) * size).tolist()):
+        _fill(stream, start, halves_RD[row])
+    return halves_RD
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the pages of a column of vectors lie in a file, and what they should hold."""
+
+    start: int
+    size_bytes: int
+    rows: int
+    dim: int
+    level: int  # of what is there
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """So many vectors, and where the first one lies in the file."""
+
+    rows: int
+    start: int
+
+
+def _place(
+    stream: BinaryIO, metadata: pq.FileMetaData, group: int, field: pa.Field
+) -> _Place | None:
     found, dim = metadata.row_group(group), int(field.type.list_size)
     paths = [found.column(i).path_in_schema for i in range(found.num_columns)]
     if dim % _PACKED or dim <= _PACKED or f"{field.name}.list.element" not in paths:
         return None
-    place = paths.index(f"{field.name}.list.element")
-    column, level = found.column(place), metadata.schema.column(place).max_definition_level
-    rows = found.num_rows
+    number = paths.index(f"{field.name}.list.element")
+    column, level = found.column(number), metadata.schema.column(number).max_definition_level
+    rows, start, size = found.num_rows, column.data_page_offset, column.total_compressed_size
     if (
         (column.physical_type, column.compression) != ("FIXED_LEN_BYTE_ARRAY", "UNCOMPRESSED")
         or column.has_dictionary_page
-        or not rows
+        or rows <= 0
         or column.num_values != rows * dim
-        or column.total_compressed_size < rows * dim * ITEM_BYTES
+        or start < 0
+        or not rows * dim * ITEM_BYTES <= size <= stream.seek(0, io.SEEK_END) - start
     ):
         return None
-    stream.seek(column.data_page_offset)
-    data = stream.read(column.total_compressed_size)
-    halves = np.empty(rows * dim, np.float16)
-    filled = 0
-    try:
-        for part in _pages(memoryview(data), dim, level):
-            halves[filled : filled + len(part)] = part
-            filled += len(part)
-    except (_Other, ValueError):
-        return None
-    if filled != len(halves):
-        return None
-    return pa.FixedSizeListArray.from_arrays(pa.array(halves), type=field.type)
+    return _Place(start, size, rows, dim, level)
+
+
+def _fill(stream: BinaryIO, start: int, halves: Half) -> None:
+    stream.seek(start)
+    if cast(io.BufferedReader, stream).readinto(halves.data) != halves.nbytes:
+        raise OSError("the file ends within its vectors")
 
 
 def is_halves(field: pa.Field) -> bool:
@@ -129,39 +189,51 @@ def is_halves(field: pa.Field) -> bool:
     return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type))
 
 
-def _pages(data: memoryview, dim: int, level: int) -> Iterator[Half]:
-    """Yield the numbers of each page; ``level``: of what is there. Raises _Other."""
-    reader = _Reader(data)
-    while reader.at < len(data):
-        header = reader.numbers()
-        count, size = header.get(_DATA_HEADER * 100 + _VALUES, 0), header.get(_PAGE_BYTES, 0)
-        kinds = [header.get(_DATA_HEADER * 100 + k) for k in (_ENCODING, _DEFINITION, _REPETITION)]
-        if (
-            header.get(_PAGE_TYPE) != _DATA_PAGE
-            or kinds != [_PLAIN, _RLE, _RLE]
-            or header.get(_STORED_BYTES) != size
-            or not 0 < count <= size
-            or count % dim
-            or reader.at + size > len(data)
-        ):
-            raise _Other
-        page = data[reader.at : reader.at + size]
-        starts, page = _levels(page)
-        nulls, values = _levels(page)
-        if starts != _whole_lists(dim) * (count // dim) or len(values) != count * ITEM_BYTES:
-            raise _Other
-        if nulls != bytes([*_varint(count << 1), level]):  # one run
-            raise _Other
-        yield np.frombuffer(values, np.float16)
-        reader.at += size
+def _pages(stream: BinaryIO, place: _Place) -> list[_Page] | None:
+    """Return the pages of a column; None where anything of them is written in another way."""
+    at, end, pages = place.start, place.start + place.size_bytes, list[_Page]()
+    try:
+        while at < end:
+            stream.seek(at)
+            reader = _Reader(memoryview(stream.read(min(_MOST_HEADER, end - at))))
+            count, size = _counted(reader.numbers(), place.dim)
+            at += reader.at
+            if at + size > end:
+                return None
+            stream.seek(at)
+            before = _levels(stream, size, _whole_lists(place.dim) * (count // place.dim))
+            before += _levels(stream, size, bytes([*_varint(count << 1), place.level]))  # one run
+            if before + count * ITEM_BYTES != size:
+                return None
+            pages.append(_Page(count // place.dim, at + before))
+            at += size
+    except _Other:
+        return None
+    return pages if sum(page.rows for page in pages) == place.rows else None
 
 
-def _levels(page: memoryview) -> tuple[bytes, memoryview]:
-    """Return a table of levels, and what comes after it."""
-    end = 4 + int.from_bytes(page[:4], "little")
-    if end > len(page):
+def _counted(header: dict[int, int], dim: int) -> tuple[int, int]:
+    """Return how many numbers a page has, and its bytes. Raises _Other."""
+    count, size = header.get(_DATA_HEADER * 100 + _VALUES, 0), header.get(_PAGE_BYTES, 0)
+    kinds = [header.get(_DATA_HEADER * 100 + k) for k in (_ENCODING, _DEFINITION, _REPETITION)]
+    if (
+        header.get(_PAGE_TYPE) != _DATA_PAGE
+        or kinds != [_PLAIN, _RLE, _RLE]
+        or header.get(_STORED_BYTES) != size
+        or not 0 < count <= size
+        or count % dim
+    ):
         raise _Other
-    return bytes(page[4:end]), page[end:]
+    return count, size
+
+
+def _levels(stream: BinaryIO, size: int, wanted: bytes) -> int:
+    """Read a table of levels of a page of so many bytes; return its own. Raises _Other."""
+    if int.from_bytes(stream.read(4), "little") != len(wanted) or len(wanted) > size:
+        raise _Other
+    if stream.read(len(wanted)) != wanted:
+        raise _Other
+    return 4 + len(wanted)
 
 
 def _whole_lists(dim: int) -> bytes:
@@ -178,21 +250,58 @@ def _varint(value: int) -> list[int]:
 
 
 def read_groups(
-    stream: BinaryIO, parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str] | None
+    stream: BinaryIO,
+    parquet: pq.ParquetFile,
+    groups: Sequence[int],
+    columns: Sequence[str] | None,
+    *,
+    far: bool,
 ) -> pa.Table:
     """Return row groups of a file as Arrow reads them; ``stream`` is what ``parquet`` reads."""
     schema = parquet.schema_arrow
     names = list(schema.names if columns is None else columns)
-    vectors = {
-        field.name: [read_halves(stream, parquet.metadata, group, field) for group in groups]
-        for field in (schema.field(name) for name in names)
-        if is_halves(field)
-    }
-    quick = {name: parts for name, parts in vectors.items() if all(p is not None for p in parts)}
+    if len(set(schema.names)) < len(schema.names):  # not ours: Arrow knows what it does
+        return parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
+    quick = {}
+    for field in (schema.field(name) for name in names):
+        parts = _column(stream, parquet, groups, field, far=far) if is_halves(field) else None
+        if parts is not None:
+            quick[field.name] = pa.chunked_array(parts, field.type)
     others = [name for name in names if name not in quick]
     table = parquet.read_row_groups(list(groups), columns=others, use_threads=False)
     for place, name in enumerate(names):
         if name in quick:
-            whole = pa.chunked_array(quick[name], schema.field(name).type)
-            table = table.add_column(place, schema.field(name), whole)
+            table = table.add_column(place, schema.field(name), quick[name])
     return table
+
+
+def _column(
+    stream: BinaryIO, parquet: pq.ParquetFile, groups: Sequence[int], field: pa.Field, *, far: bool
+) -> list[pa.Array] | None:
+    parts = []
+    for group in groups:
+        part = read_halves(stream, parquet.metadata, group, field, far=far)
+        if part is None:
+            return None
+        parts.append(part)
+    return parts
+
+
+def take_rows(stream: BinaryIO, parquet: pq.ParquetFile, name: str, rows_R: Int64) -> Half:
+    """Return some vectors of a file on a disk (R x D), whose rows rise; null ones hold anything.
+
+    Only these are read where they are written as here. Raises OSError, ArrowException.
+    """
+    field, first, parts = parquet.schema_arrow.field(name), 0, list[Half]()
+    for group in range(parquet.num_row_groups):
+        count = parquet.metadata.row_group(group).num_rows
+        low, high = np.searchsorted(rows_R, [first, first + count])
+        own = rows_R[low:high] - first
+        found = take_halves(stream, parquet.metadata, group, field, own) if len(own) else None
+        if len(own) and found is None:
+            column = parquet.read_row_group(group, columns=[name], use_threads=False).column(name)
+            whole = column.combine_chunks()
+            found = whole.values.to_numpy(False).reshape(-1, field.type.list_size)[own]
+        parts.extend([] if found is None else [found])
+        first += count
+    return np.concatenate([np.empty((0, field.type.list_size), np.float16), *parts])

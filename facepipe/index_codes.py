@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.errors import CorruptData
+from facepipe.half_floats import is_finite, widened
 from facepipe.hashed_stream import HashedStream
 from facepipe.index_manifest import IndexFile
 from facepipe.index_template import Device, TrainedTemplate, load_faiss, on_gpu
@@ -36,8 +37,10 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
 
+# Of what a vector becomes with a template; what was made by another one is not taken over.
+CODES_VERSION = 2  # 2: lists by products of integers
 # BLAS rounds the rows at the end of a block otherwise: of whole tiles each row has the same kernel.
-# A block of four takes 32 MB at 512 dimensions.
+# A block takes 32 MB at 512 dimensions.
 TILE_ROWS, BLOCK_ROWS = 4096, 16384
 WRITE_ROWS = 65536  # packed and written at a time, more where one list is longer
 
@@ -115,11 +118,14 @@ class ShardCodes:
         """Find the list and the code of a block of vectors."""
         faiss = load_faiss()
         count = sum(len(part) for part in parts)
-        wide = np.zeros((-(-count // TILE_ROWS) * TILE_ROWS, self._template.dim), np.float32)
-        np.concatenate(parts, out=wide[:count], casting="unsafe")
-        if not np.isfinite(wide.sum(axis=1)).all():
-            raise ValueError("a vector without a nearest list: only unit vectors can be added")
-        lists = np.ascontiguousarray(self._assign(wide)[:count])
+        wide = np.empty((count, self._template.dim), np.float32)
+        place = 0
+        for part in parts:
+            if not is_finite(part):
+                raise ValueError("a vector without a nearest list: only unit vectors can be added")
+            widened(part, wide[place : place + len(part)])
+            place += len(part)
+        lists = np.ascontiguousarray(self._assign(wide))
         here = slice(self._rows, self._rows + count)
         self._lists_N[here] = lists
         self._template.index.encode_vectors(
@@ -139,7 +145,9 @@ def _on_gpu(template: TrainedTemplate) -> Callable[[Float32], Int64]:
     centres = on_gpu(flat)
 
     def assign(vectors_ND: Float32) -> Int64:
-        lists_N: Int64 = centres.search(vectors_ND, 1)[1][:, 0]
+        count = len(vectors_ND)
+        tiles_ND = np.pad(vectors_ND, ((0, -count % TILE_ROWS), (0, 0)))
+        lists_N: Int64 = centres.search(tiles_ND, 1)[1][:count, 0]
         return lists_N
 
     return assign

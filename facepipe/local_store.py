@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from facepipe import ids
 from facepipe.errors import StoreError, StoreFull, UsageError
 from facepipe.lease import Held, Unlosable
+from facepipe.nameless import give_name, open_nameless
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 TEMPORARY = "_tmp"  # all unfinished writes live here, so that sweeping them is one listing
 LOCK = "_lock"
+COPY_BYTES = 2**20
 Keys = list[str]
 _SWAPPING = "swapping"  # below TEMPORARY: whoever locks it is comparing and swapping a key
 
@@ -171,6 +174,28 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
             raise
 
+    def scratch(self, size_bytes: int = 0) -> BinaryIO:
+        """Open a nameless file on the folder's disk. Raises StoreFull."""
+        with _explained(self.root, f"a file of {size_bytes} bytes"):
+            folder = self.root / TEMPORARY
+            folder.mkdir(parents=True, exist_ok=True)
+            return open_nameless(folder, size_bytes)
+
+    def adopt(self, key: str, file: BinaryIO) -> None:
+        """Make a scratch file a key, durably: it gets a name, or is copied. Raises StoreFull."""
+        with _explained(self.root, key):
+            temporary, final = self._places(key)
+            try:
+                if not give_name(file, temporary):
+                    _copy(file, temporary)
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                temporary.replace(final)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(final.parent)
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key durably unless it exists; True for the one writer that did.
 
@@ -253,6 +278,12 @@ class LocalStore:
             final.parent.mkdir(parents=True, exist_ok=True)
             _sync_folder(final.parent.parent)
         return folder / f"{os.getpid()}-{uuid.uuid4().hex}", final
+
+
+def _copy(file: BinaryIO, path: Path) -> None:
+    file.seek(0)
+    with path.open("wb") as stream:
+        shutil.copyfileobj(file, stream, COPY_BYTES)
 
 
 def _joined(folder: str, name: str) -> str:

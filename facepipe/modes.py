@@ -29,6 +29,7 @@ GRAM_FACES = 2048  # whose cosines are held at a time, in labels of one size
 class Modes:
     """Groups of two or more faces of one label that agree, the largest support first.
 
+    Last come the faces that labels have lost to others (`facepipe.contest`), be it a single one.
     mode_N: int64, -1 in none; the first modes of all labels, then the second ones, and so on.
     weight_N: of a face in its mode's centre. label_M: the label of each mode.
     """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
-from facepipe.errors import StoreError
+from facepipe.errors import StoreError, StoreFull
 from facepipe.lease import EVERY_S, LEASE, TTL_S, Held, leased
-from facepipe.local_store import TEMPORARY, Keys
+from facepipe.local_store import COPY_BYTES, TEMPORARY, Keys
+from facepipe.nameless import open_nameless
 from facepipe.object_client import Patience, client, explained, parse_uri, plain
 from facepipe.object_files import head, list_metas, open_path, version_of
 from facepipe.object_writer import create_object
@@ -128,6 +131,22 @@ class ObjectStore:
     def create(self, key: str) -> AbstractContextManager[BinaryIO]:
         """Give a stream to write a key with: one request up to 16 MiB, then parts."""
         return create_object(self._at, self.path(key), self._patience)
+
+    def scratch(self, size_bytes: int = 0) -> BinaryIO:
+        """Open a nameless file on the disk for temporary files. Raises StoreFull."""
+        try:
+            return open_nameless(None, size_bytes)
+        except OSError as error:
+            raise StoreFull(
+                f"{tempfile.gettempdir()} has no room for {size_bytes} bytes ({error.strerror}): "
+                "free some, or set TMPDIR to a folder that has, then run the same command again"
+            ) from error
+
+    def adopt(self, key: str, file: BinaryIO) -> None:
+        """Write a scratch file to a key, in parts."""
+        file.seek(0)
+        with self.create(key) as stream:
+            shutil.copyfileobj(file, stream, COPY_BYTES)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key unless it exists; True for the one writer that did.

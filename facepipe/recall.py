@@ -1,11 +1,11 @@
-"""How much of what exact search finds a search by codes finds, and the least work that is enough.
+"""How much of what exact search finds a search by codes finds.
 
 Faces of the gallery are searched for, each left out of its own answer: half of them faces of
 people who have several, half any faces, most of whose best hits are strangers in a gallery of
 many people. Three shares are reported:
 
 Rth        of the exact ten best hits, those with a cosine of MIN_COSINE or more: the matches. How
-           many of them are among the ten that the search finds. This is what is calibrated first.
+           many of them are among the ten that the search finds.
 id@1       of faces whose best match is of their own person: in how many searches that person is
            the best hit, too (`facepipe.recall_people`). 1 for exact search, whatever the model.
 recall@10  of all exact ten best hits. Mostly strangers at nearly the same cosine, where there is
@@ -20,7 +20,7 @@ Legend: Q queries, N rows, K hits, D dimensions.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +39,6 @@ from facepipe.recall_people import (
     People,
     Searchable,
     ask_people,
-    enough_for_people,
     find_known,
     highest,
     several_faces,
@@ -54,14 +53,6 @@ if TYPE_CHECKING:
 MISSED_PEOPLE = 0.1
 QUERIES = 2000  # an exact search of 500,000 faces with so many: 4 s on one core
 TOP = 10
-CANDIDATES = (25, 50, 100, 200, 400, 800, 1600)
-LEAST_GAIN = 0.02  # of a search's time: less is not worth a trial
-STEPS = 8  # the least number of lists is found to this part of itself
-WIDENED = 8192  # vectors at a time
-# ns of one thread in a batch: to look at a byte of a code, to turn to a list, and to gather, widen
-# and score a vector, a dimension. They weigh lists against candidates, and nothing else.
-CODE_BYTE_NS = {"ivf_pqfs": 0.04, "ivf_sq8": 0.1}
-LIST_NS, SCORE_DIM_NS = 100.0, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +110,7 @@ def measure(searched: Searchable, truth: Truth, search: Search, target: float) -
     """Return what a search with these settings finds of the truth."""
     people = Found.of(*ask_people(searched, truth.known, search, least_id_at_1(target)))
     matches = count_matches(truth, find_seen(searched, truth, search))
-    return _recall(truth, target, matches, people)
+    return recall_of(truth, target, matches, people)
 
 
 def find_seen(searched: Searchable, truth: Truth, search: Search) -> Flags:
@@ -141,7 +132,8 @@ def count_matches(truth: Truth, seen_QK: Flags) -> Matches:
     return Matches(*_share_of_pairs(seen_Q, matches_Q), int(seen_QK.sum()) / max(there, 1))
 
 
-def _recall(truth: Truth, target: float, matches: Matches, people: Found) -> Recall:
+def recall_of(truth: Truth, target: float, matches: Matches, people: Found) -> Recall:
+    """Return what is recorded of a search: its shares, their intervals, of how many."""
     low, high = people.interval
     return Recall(
         target=target,
@@ -163,116 +155,6 @@ def _recall(truth: Truth, target: float, matches: Matches, people: Found) -> Rec
 def least_id_at_1(target: float) -> float:
     """Return the id@1 that goes with a target of Rth."""
     return 1 - MISSED_PEOPLE * (1 - target)
-
-
-def calibrate_search(
-    gallery: Gallery, *, target: float, seed: int, queries: int = QUERIES
-) -> tuple[Search, Recall | None]:
-    """Return the cheapest search whose Rth is at least ``target`` at the lower end of its interval.
-
-    So is its id@1, which may miss a tenth as much. Where there are too few matches or people to
-    show that, all of them are to be found. Where no search reaches it, the best one is returned;
-    the recall says so. A flat gallery is exact: (0, 0) and None. Deterministic for a seed.
-    """
-    if gallery.codes is None:
-        return Search(nprobe=0, candidates=0), None
-    codes, dim = gallery.codes, gallery.dim
-    list_bytes = codes.code_bytes * codes.rows / codes.nlist
-    list_ns = LIST_NS + CODE_BYTE_NS[gallery.record.kind] * list_bytes
-    truth = find_truth(gallery, seed=seed, queries=queries)
-    trials = Trials(gallery, truth, target, codes.nlist, _list_ranks(gallery, truth))
-    best: tuple[float, Search] | None = None
-    for candidates in CANDIDATES:
-        score_ns, most = candidates * dim * SCORE_DIM_NS, codes.nlist
-        if best is not None:  # with fewer lists than these it would be cheaper, by a little
-            most = min(int(((1 - LEAST_GAIN) * best[0] - score_ns) / list_ns), codes.nlist)
-        found = trials.least(candidates, most)
-        if found is not None:
-            best = found * list_ns + score_ns, Search(nprobe=found, candidates=candidates)
-    widest = Search(nprobe=codes.nlist, candidates=CANDIDATES[-1])
-    chosen = widest if best is None else best[1]
-    least = least_id_at_1(target)
-    chosen, people = enough_for_people(gallery, truth.known, chosen, widest, least)
-    return chosen, _recall(truth, target, trials.found(chosen), people)
-
-
-def _list_ranks(gallery: Gallery, truth: Truth) -> Int64:
-    """Return how many lists of a query come before that of each match (Q x K)."""
-    assert gallery.codes is not None
-    nearest, matches_QK = gallery.codes.nearest, truth.matches_QK
-    rows, place = np.unique(truth.found_QK[matches_QK], return_inverse=True)
-    lists = [np.empty(0, np.int64)]
-    for start in range(0, len(rows), WIDENED):
-        vectors_ND = widened(gallery.shards.vectors(rows[start : start + WIDENED]))
-        lists.append(nearest.assign(vectors_ND))
-    lists_QK = np.zeros(matches_QK.shape, np.int64)
-    lists_QK[matches_QK] = np.concatenate(lists)[place]
-    return nearest.ranks(truth.vectors_QD, lists_QK)
-
-
-@dataclass(frozen=True, slots=True)
-class Trials:
-    """Searches that have been tried, to find the least that is enough for the matches.
-
-    A match in a list that is not searched is not found, so that most of what is not enough is
-    known without a search: ``ranks_QK`` says in how many lists each match is.
-    """
-
-    searched: Searchable
-    truth: Truth
-    target: float
-    nlist: int
-    ranks_QK: Int64  # lists of the query before the match's
-    seen: dict[Search, Flags] = field(default_factory=dict)
-
-    def least(self, candidates: int, most: int) -> int | None:
-        """Return the least number of lists that is enough, to an eighth of itself.
-
-        None where that is more than ``most``, or where the codes are the limit.
-        """
-        high = self._expected(np.zeros_like(self.truth.matches_QK), 1, most)
-        low = 0 if high is None else high - 1
-        while high is not None and not self._enough(high, candidates):
-            low, lost_QK = high, self._lost(high, candidates)
-            high = self._expected(lost_QK, low + max(1, low // STEPS), most)
-        while high is not None and high - low > max(1, high // STEPS):
-            middle = (low + high + 1) // 2
-            low, high = (low, middle) if self._enough(middle, candidates) else (middle, high)
-        return high
-
-    def found(self, search: Search) -> Matches:
-        """Return what a search finds."""
-        if search not in self.seen:
-            self.seen[search] = find_seen(self.searched, self.truth, search)
-        return count_matches(self.truth, self.seen[search])
-
-    def _enough(self, nprobe: int, candidates: int) -> bool:
-        return self._is_enough(self.found(Search(nprobe=nprobe, candidates=candidates)))
-
-    def _is_enough(self, matches: Matches) -> bool:
-        queries = int(self.truth.matches_QK.any(axis=1).sum())
-        return finds_enough(matches, self.target, queries)
-
-    def _lost(self, nprobe: int, candidates: int) -> Flags:
-        """Return which matches the codes have lost, though their lists were searched."""
-        seen_QK = self.seen[Search(nprobe=nprobe, candidates=candidates)]
-        lost_QK: Flags = (self.ranks_QK < nprobe) & ~seen_QK
-        return lost_QK
-
-    def _expected(self, lost_QK: Flags, least: int, most: int) -> int | None:
-        """Return the fewest lists, of least to most, that are enough if only these are lost."""
-
-        def is_enough(nprobe: int) -> bool:
-            seen_QK = self.truth.matches_QK & (self.ranks_QK < nprobe) & ~lost_QK
-            return self._is_enough(count_matches(self.truth, seen_QK))
-
-        if least > most or not is_enough(most):
-            return None
-        low, high = least - 1, most
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if is_enough(middle) else (middle, high)
-        return high
 
 
 def finds_enough(matches: Matches, target: float, queries_with_matches: int) -> bool:

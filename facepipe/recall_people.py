@@ -202,7 +202,9 @@ def ask_people(
 ) -> tuple[Flags, Flags]:
     """Find people as `find_people` does, part by part, until they show an id@1 of ``least``.
 
-    Where nobody is missed the first part does; who is not asked for is neither.
+    Where nobody is missed the first part does; who is not asked for is neither. To look PARTS times
+    and stop is to pass 4 of 100 galleries whose id@1 is exactly ``least``, and 1 of 100 that miss
+    a fifth more, where one look at all would pass 2 and 0.3.
     """
     right_Q, missed_Q = np.zeros((2, len(known.rows_Q)), dtype=bool)
     place_Q = np.arange(len(known.rows_Q))

@@ -101,7 +101,7 @@ def index_over(vectors_ND: Float16) -> Any:
 class ManyScores:
     """Rows as bytes, queries as integers of 7 bits."""
 
-    block_rows = 2048  # 8 MB of products with 1024 queries
+    block_rows = 512  # 2 MB of products with 1024 queries: they stay in the cache
 
     def __init__(self, queries_QD: Float32) -> None:
         """Take queries (unit vectors)."""

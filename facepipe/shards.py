@@ -14,21 +14,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from facepipe.commits import ShardFile
 from facepipe.errors import CorruptData, DatasetNotFound, StoreError, UsageError
-from facepipe.half_pages import read_groups
+from facepipe.half_pages import read_groups, take_rows
 from facepipe.ledger import MANIFEST, Ledger
+from facepipe.neighbors import vector_matrix
 from facepipe.store import open_store
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
+
+Float16 = NDArray[np.float16]
+Int64 = NDArray[np.int64]
 
 OWN_ENTRIES = {"_lock", "_lease.json", "_plan", "_tmp", "_commits"}  # left by any stopped run
 CURRENT_MODEL = "_plan/embed.json"  # whose vectors readers get where they name no model
@@ -131,6 +138,28 @@ class Dataset(Ledger):
 
         Raises CorruptData.
         """
+        with self._parquet(file) as (stream, parquet):
+            unknown = set(columns or ()) - set(parquet.schema_arrow.names)
+            if unknown:
+                raise UsageError(
+                    f"{file.table} has no column {', '.join(sorted(unknown))}: it has "
+                    f"{', '.join(parquet.schema_arrow.names)}"
+                )
+            return _read_rows(stream, parquet, columns, rows, far=self.store.local is None)
+
+    def vectors(self, file: ShardFile, rows_R: Int64) -> Float16:
+        """Return some vectors of a committed file (R x D), whose rows rise; null: anything.
+
+        On a disk no others are read. Raises CorruptData.
+        """
+        if self.store.local is None:
+            return vector_matrix(self.read(file, ["vector"]))[rows_R]
+        with self._parquet(file) as (stream, parquet):
+            return take_rows(stream, parquet, "vector", rows_R)
+
+    @contextmanager
+    def _parquet(self, file: ShardFile) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
+        """Open a committed file, and give what is wrong with it a remedy."""
         # Reading ahead, all columns in few requests, is for far stores; here it costs a quarter.
         ahead = self.store.local is None
         try:
@@ -138,25 +167,18 @@ class Dataset(Ledger):
                 self.store.open(file.file) as stream,
                 pq.ParquetFile(stream, pre_buffer=ahead) as parquet,
             ):
-                unknown = set(columns or ()) - set(parquet.schema_arrow.names)
-                if unknown:
-                    raise UsageError(
-                        f"{file.table} has no column {', '.join(sorted(unknown))}: it has "
-                        f"{', '.join(parquet.schema_arrow.names)}"
-                    )
                 total = parquet.metadata.num_rows
-                table = _read_rows(stream, parquet, columns, rows)
+                if total != file.rows:
+                    raise CorruptData(
+                        f"{self.uri}/{file.file} has {total} rows, its record says {file.rows}: "
+                        f"run facepipe verify {self.uri} --repair"
+                    )
+                yield stream, parquet
         except (OSError, pa.ArrowException) as error:
             raise CorruptData(
                 f"{self.uri}/{file.file} is committed but cannot be read ({error}): run "
                 f"facepipe verify {self.uri} --repair, then the same command again"
             ) from error
-        if total != file.rows:
-            raise CorruptData(
-                f"{self.uri}/{file.file} has {total} rows, its record says {file.rows}: "
-                f"run facepipe verify {self.uri} --repair"
-            )
-        return table
 
     def _some_files(self, name: str, model: str | None, partial: bool) -> list[ShardFile]:
         files = self.files(name, model)
@@ -172,10 +194,15 @@ class Dataset(Ledger):
 
 
 def _read_rows(
-    stream: BinaryIO, parquet: pq.ParquetFile, columns: Sequence[str] | None, rows: range | None
+    stream: BinaryIO,
+    parquet: pq.ParquetFile,
+    columns: Sequence[str] | None,
+    rows: range | None,
+    *,
+    far: bool,
 ) -> pa.Table:
     if rows is None:
-        return read_groups(stream, parquet, range(parquet.num_row_groups), columns)
+        return read_groups(stream, parquet, range(parquet.num_row_groups), columns, far=far)
     groups, start, first = [], 0, None
     for i in range(parquet.num_row_groups):
         end = start + parquet.metadata.row_group(i).num_rows
@@ -183,7 +210,7 @@ def _read_rows(
             first = start if first is None else first
             groups.append(i)
         start = end
-    table = read_groups(stream, parquet, groups, columns)
+    table = read_groups(stream, parquet, groups, columns, far=far)
     return table.slice(rows.start - (first or 0), len(rows))
 
 

@@ -87,6 +87,20 @@ class Store(Protocol):
         """
         ...
 
+    def scratch(self, size_bytes: int = 0) -> BinaryIO:
+        """Open a local file without a name to write, read and map, gone when it is closed.
+
+        size_bytes: reserved on the disk. Raises StoreFull where there is not so much.
+        """
+        ...
+
+    def adopt(self, key: str, file: BinaryIO) -> None:
+        """Write or replace a key durably with a whole `scratch` file, which is not changed again.
+
+        On its own disk nothing is copied. Raises StoreFull.
+        """
+        ...
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key durably unless it exists; True for the one writer that did."""
         ...

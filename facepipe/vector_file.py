@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from facepipe.errors import CorruptData
 from facepipe.gallery import UNIT_TOLERANCE
+from facepipe.half_floats import widened
 from facepipe.hashed_stream import HashedStream
 from facepipe.index_manifest import IndexFile
 
@@ -59,9 +60,9 @@ def need_unit(vectors_ND: Float16, first: int = 0) -> None:
     """Check that rows are unit vectors. Raises CorruptData, counting rows from ``first``."""
     low, high = _UNIT_SQUARED
     for start in range(0, len(vectors_ND), BLOCK_ROWS):
-        wide = vectors_ND[start : start + BLOCK_ROWS].astype(np.float32)
+        wide = widened(vectors_ND[start : start + BLOCK_ROWS])  # what is not finite: 65,536 and up
         squared = np.einsum("nd,nd->n", wide, wide)
-        wrong = np.flatnonzero(~((squared >= low) & (squared <= high)))  # NaN is wrong
+        wrong = np.flatnonzero((squared < low) | (squared > high))
         if len(wrong):
             row = int(wrong[0])
             raise CorruptData(

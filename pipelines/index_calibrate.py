@@ -19,9 +19,10 @@ from facepipe import ids
 from facepipe.gallery import GALLERY
 from facepipe.id_keys import UInt64, joined, text_keys
 from facepipe.index import open_version
+from facepipe.index_codes import CODES_VERSION
 from facepipe.index_manifest import INDEX_VERSION, VECTORS, Manifest, Shard, Threshold
 from facepipe.index_settings import IndexSettings
-from facepipe.recall import calibrate_search
+from facepipe.search_calibration import calibrate_search
 from facepipe.store import Store
 from facepipe.threshold import calibrate
 from facepipe.vector_file import open_vectors
@@ -47,7 +48,9 @@ class Calibration:
         shards = [
             [s.name, None if s.tombstones is None else s.tombstones.sha256] for s in draft.shards
         ]
-        template = None if draft.template is None else draft.template.file.sha256
+        template = None
+        if draft.template is not None:
+            template = [CODES_VERSION, draft.template.file.sha256]
         search = draft.search.model_dump()
         return ids.digest([INDEX_VERSION, "calibrate", draft.kind, template, shards, search])
 

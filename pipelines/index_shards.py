@@ -1,14 +1,12 @@
 """Writes the shards of a gallery: from a dataset's vectors, or from those of older shards.
 
 A shard's rows are by face_id, and its vectors come in the order of their sources: they are laid
-out in a nameless file first, so that memory holds a block of them. Then they are checked, hashed
-and encoded, which gives the shard its name, and written. Legend: N rows of a shard, D dimensions.
+out in a nameless file, so that memory holds a block of them. Then they are checked, hashed and
+encoded, which gives the shard and the file their names. Legend: N rows of a shard, D dimensions.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from facepipe import ids
 from facepipe.commits import write_parquet
 from facepipe.errors import CorruptData
 from facepipe.gallery import GALLERY
-from facepipe.index_codes import ShardCodes
+from facepipe.index_codes import CODES_VERSION, ShardCodes
 from facepipe.index_manifest import (
     CODES,
     INDEX_VERSION,
@@ -38,14 +36,13 @@ from facepipe.index_template import Device, TrainedTemplate, read_template
 from facepipe.neighbors import vector_matrix
 from facepipe.shard_rows import GROUP_ROWS
 from facepipe.shards import Dataset
-from facepipe.store import TEMPORARY, Store
+from facepipe.store import Store
 from facepipe.tombstones import living
 from facepipe.vector_file import VectorWriter
 from pipelines.index_files import read_dead, read_rows, read_template_bytes, vector_blocks
 from pipelines.index_select import Work, read_work
 from pipelines.runners.process import give_memory_back
 
-COPY_BYTES = 2**20
 BLOCK_ROWS = 8192  # checked, hashed and encoded at a time: 16 MB of float32 at 512 dimensions
 
 Float16 = NDArray[np.float16]
@@ -69,7 +66,7 @@ class Making:
     @property
     def inputs(self) -> str:
         """Return a digest of all that the shard's bytes depend on."""
-        code = None if self.template is None else self.template.file.sha256
+        code = None if self.template is None else [CODES_VERSION, self.template.file.sha256]
         older = [
             [s.name, None if s.tombstones is None else s.tombstones.sha256] for s in self.shards
         ]
@@ -82,7 +79,8 @@ def make_shard(store: Store, dataset: Dataset | None, making: Making, device: De
 
     Raises CorruptData where a source is not what its record says or holds no unit vectors.
     """
-    with room(store, making.rows, making.dim) as vectors_ND:
+    with store.scratch(_vector_bytes(making.rows, making.dim)) as file:
+        vectors_ND = _mapped(file, making.rows, making.dim)
         if making.work is not None and dataset is not None:
             _lay_out(store, dataset, making.work, vectors_ND)
             give_memory_back()  # what face ids took
@@ -92,28 +90,24 @@ def make_shard(store: Store, dataset: Dataset | None, making: Making, device: De
         data = write_parquet(rows, GALLERY, GROUP_ROWS)
         del rows  # three times its file, while the vectors are encoded
         give_memory_back()
-        return _written(store, making, data, vectors_ND, device)
-
-
-@contextmanager
-def _scratch(store: Store) -> Iterator[BinaryIO]:
-    """Open a file that has no name and is gone with the process."""
-    folder = None
-    if store.local is not None:
-        folder = store.local / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        yield cast(BinaryIO, file)
+        return _written(store, making, data, (file, vectors_ND), device)
 
 
 @contextmanager
 def room(store: Store, rows: int, dim: int) -> Iterator[Float16]:
     """Give room for vectors (rows x D) that the system can write out where memory is short."""
-    if not rows:
-        yield np.empty((0, dim), np.float16)
-        return
-    with _scratch(store) as file:
-        yield np.memmap(file, np.float16, "w+", shape=(rows, dim))
+    with store.scratch(_vector_bytes(rows, dim)) as file:
+        yield _mapped(file, rows, dim)
+
+
+def _vector_bytes(rows: int, dim: int) -> int:
+    return rows * dim * np.dtype(np.float16).itemsize
+
+
+def _mapped(file: BinaryIO, rows: int, dim: int) -> Float16:
+    if not rows:  # which cannot be mapped
+        return np.empty((0, dim), np.float16)
+    return np.memmap(file, np.float16, "w+", shape=(rows, dim))
 
 
 def _lay_out(store: Store, dataset: Dataset, work: Work, vectors_ND: Float16) -> None:
@@ -122,17 +116,19 @@ def _lay_out(store: Store, dataset: Dataset, work: Work, vectors_ND: Float16) ->
     file_N, row_N = np.asarray(rows.column("file")), np.asarray(rows.column("row"))
     by_file = np.lexsort((row_N, file_N))
     ends = np.searchsorted(file_N[by_file], np.arange(len(work.sources) + 1))
+    face_id = rows.column("face_id").combine_chunks()  # once, and not for each file again
     for place, source in enumerate(work.sources):
-        start, end = ends[place], ends[place + 1]
-        own = row_N[by_file[start:end]]
+        own = by_file[ends[place] : ends[place + 1]]
         table = dataset.read(source, ["face_id", "vector"])
-        found = table.column("face_id").take(pa.array(own))
-        if not found.equals(rows.column("face_id").take(pa.array(by_file[start:end]))):
+        found, vectors_RD = table.column("face_id").combine_chunks(), vector_matrix(table)
+        if len(own) < len(table):
+            found, vectors_RD = found.take(pa.array(row_N[own])), vectors_RD[row_N[own]]
+        if not found.equals(face_id.take(pa.array(own))):
             raise CorruptData(
                 f"{dataset.uri}/{source.file} does not have the faces in their order: run "
                 f"facepipe verify {dataset.uri} --repair, then the same command again"
             )
-        vectors_ND[by_file[start:end]] = vector_matrix(table)[own]
+        vectors_ND[own] = vectors_RD
 
 
 def _from_shards(store: Store, shards: Sequence[Shard], vectors_ND: Float16) -> pa.Table:
@@ -156,14 +152,15 @@ def _from_shards(store: Store, shards: Sequence[Shard], vectors_ND: Float16) -> 
 
 
 def _written(
-    store: Store, making: Making, data: bytes, vectors_ND: Float16, device: Device
+    store: Store, making: Making, data: bytes, laid_out: tuple[BinaryIO, Float16], device: Device
 ) -> Shard:
     """Check, hash and encode a shard, and write its files once that has given it its name.
 
-    data: its rows, as they are stored.
+    data: its rows, as they are stored; laid_out: its vectors, and the file they are in.
     """
+    file, vectors_ND = laid_out
     files = {ROWS: IndexFile(bytes=len(data), sha256=ids.sha256_hex(data))}
-    with _scratch(store) as lists:
+    with store.scratch() as lists:
         files[VECTORS], codes = _encoded(store, making, vectors_ND, device)
         if codes is not None:
             files[CODES] = codes.write(lists)
@@ -171,13 +168,9 @@ def _written(
             name=shard_name(files), rows=len(vectors_ND), files=files, inputs=making.inputs
         )
         # Also where they are there already: they may be damaged.
-        with store.create(shard.key(VECTORS)) as stream:
-            for block in _blocks(vectors_ND):
-                stream.write(block.reshape(-1).view(np.uint8).data)
+        store.adopt(shard.key(VECTORS), file)
         if codes is not None:
-            lists.seek(0)
-            with store.create(shard.key(CODES)) as stream:
-                shutil.copyfileobj(lists, stream, COPY_BYTES)
+            store.adopt(shard.key(CODES), lists)
         store.put(shard.key(ROWS), data)
     return shard
 

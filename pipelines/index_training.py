@@ -18,7 +18,6 @@ from facepipe.index_plan import IndexPlan
 from facepipe.index_sample import sample_by_key
 from facepipe.index_settings import IndexSettings
 from facepipe.index_template import describe_template, train_template
-from facepipe.neighbors import vector_matrix
 from facepipe.shards import Dataset
 from facepipe.store import Store
 from pipelines.index_select import Work, read_work
@@ -91,5 +90,5 @@ def _fill(
     file, row = np.asarray(table.column("file")), np.asarray(table.column("row"))
     for place in np.unique(file).tolist():
         own = np.flatnonzero(file == place)
-        vectors = vector_matrix(dataset.read(work.sources[place], ["vector"]))
-        sample_SD[at[own]] = vectors[row[own]]
+        own = own[np.argsort(row[own])]
+        sample_SD[at[own]] = dataset.vectors(work.sources[place], row[own].astype(np.int64))

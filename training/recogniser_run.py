@@ -203,7 +203,9 @@ def _export(
     twin = int8_bytes(onnx_bytes(Mirrored(net), notes), shown, HALF_RANGE, HALF_RANGE)
     files = {RECOGNISER: stored_bytes(Mirrored(net), notes), TWIN: twin}
     for name, data in files.items():
-        (run / name).write_bytes(data)
+        unfinished = run / f"{name}.part"  # a run that goes on takes what has its name for whole
+        unfinished.write_bytes(data)
+        unfinished.replace(run / name)
         check = held.check(OnnxNet(data, name))
         folds = ", ".join(f"{share:.4f}" for share in check.folds)
         say(f"{name}, {len(data):,} bytes: {check.accuracy:.4f} ({folds}), {check.cosine:.4f}")

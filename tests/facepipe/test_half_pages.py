@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facepipe import half_pages
-from facepipe.half_pages import read_groups, read_halves
+from facepipe.half_pages import read_groups, read_halves, take_rows
 
 
 def made(rows: int, dim: int, *, null: str = "", seed: int = 0) -> pa.Table:
@@ -39,13 +42,19 @@ def stored(table: pa.Table, **options: Any) -> bytes:
 
 
 def quick(data: bytes, groups: list[int] | None = None) -> tuple[pa.Table, bool]:
-    """Return the table, and whether its vectors were read by their pages."""
+    """Return the table, and whether its vectors were read by their pages, near and far alike."""
     stream = io.BytesIO(data)
     parquet = pq.ParquetFile(stream)
     groups = list(range(parquet.num_row_groups)) if groups is None else groups
-    field = parquet.schema_arrow.field("vector")
-    parts = [read_halves(stream, parquet.metadata, group, field) for group in groups]
-    return read_groups(stream, parquet, groups, None), all(p is not None for p in parts)
+    column = parquet.schema_arrow.field("vector")
+    by_pages, found = [], []
+    for far in (False, True):
+        parts = [read_halves(stream, parquet.metadata, group, column, far=far) for group in groups]
+        by_pages.append(all(part is not None for part in parts))
+        found.append(read_groups(stream, parquet, groups, None, far=far))
+    assert by_pages[0] == by_pages[1]
+    same(*found)
+    return found[0], by_pages[0]
 
 
 def same(one: pa.Table, other: pa.Table) -> None:
@@ -128,8 +137,8 @@ def test_a_changed_byte_gives_what_arrow_gives_or_is_left_to_it() -> None:
             changed[at] ^= bit
             stream = io.BytesIO(bytes(changed))
             parquet = pq.ParquetFile(stream)
-            field = parquet.schema_arrow.field("vector")
-            found = read_halves(stream, parquet.metadata, 0, field)
+            vectors = parquet.schema_arrow.field("vector")
+            found = read_halves(stream, parquet.metadata, 0, vectors, far=False)
             if found is None:
                 continue
             taken += 1  # such as a statistic
@@ -142,3 +151,94 @@ def test_a_header_that_never_ends_is_left_to_arrow() -> None:
     for data in (b"", b"\x15" * 300, b"\x1c" * 300, b"\xff" * 300, b"\x18\xff\xff\xff\xff\x7f" * 9):
         with pytest.raises(half_pages._Other):
             half_pages._Reader(memoryview(data)).numbers()
+
+
+@pytest.mark.parametrize("options", [{}, {"row_group_size": 100}, {"compression": "ZSTD"}])
+@pytest.mark.parametrize("share", [0.0, 0.03, 1.0])
+def test_some_rows_are_those_of_all(options: dict[str, Any], share: float, tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(stored(made(1234, 64), **options))
+    rows = np.flatnonzero(np.random.default_rng(0).random(1234) < share)
+    with (tmp_path / "x.parquet").open("rb") as stream, pq.ParquetFile(stream) as parquet:
+        found = take_rows(stream, parquet, "vector", rows)
+        flat = parquet.read(["vector"]).column("vector").combine_chunks().flatten()
+    assert found.shape == (len(rows), 64)
+    wanted = flat.to_numpy(False).reshape(-1, 64)[rows]
+    np.testing.assert_array_equal(found.view(np.uint16), wanted.view(np.uint16))
+
+
+def test_only_the_rows_asked_for_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(stored(made(20_000, 512)))
+    with path.open("rb", buffering=0) as raw, pq.ParquetFile(path) as parquet:
+        counted = Counted(raw)
+        take_rows(io.BufferedReader(counted), parquet, "vector", np.array([7, 19_000]))
+    assert counted.bytes < path.stat().st_size / 20
+
+
+class Counted(io.RawIOBase):
+    """Counts what is read."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self.raw, self.bytes = raw, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.raw.seek(place, whence)
+
+    def readinto(self, target: Any) -> int:
+        count = self.raw.readinto(target)
+        assert count is not None
+        self.bytes += count
+        return count
+
+
+@dataclass
+class Told:
+    """Metadata that say of the vectors' column what they are told to."""
+
+    real: pq.FileMetaData
+    rows: int | None = None
+    of_column: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> Any:
+        return self.real.schema
+
+    def row_group(self, group: int) -> Any:
+        found = self.real.row_group(group)
+        columns = [found.column(i) for i in range(found.num_columns)]
+        names = ("path_in_schema", "physical_type", "compression", "has_dictionary_page")
+        names += ("num_values", "data_page_offset", "total_compressed_size")
+        said = [{name: getattr(column, name) for name in names} for column in columns]
+        told = [SimpleNamespace(**own | self.of_column) for own in said]
+        rows = found.num_rows if self.rows is None else self.rows
+        return SimpleNamespace(num_rows=rows, num_columns=len(told), column=told.__getitem__)
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "of_column"),
+    [
+        (None, {"total_compressed_size": 2**45}),
+        (None, {"data_page_offset": -1}),
+        (None, {"data_page_offset": 2**40}),
+        (-1, {"num_values": -32}),
+        (2**40, {"num_values": 2**45}),
+        (2**40, {"num_values": 2**45, "total_compressed_size": 2**50}),
+        (99, {"num_values": 99 * 32}),
+    ],
+)
+def test_numbers_that_cannot_be_are_left_to_arrow(
+    rows: int | None, of_column: dict[str, int], far: bool
+) -> None:
+    """Nothing is allocated on the word of a file."""
+    stream = io.BytesIO(stored(made(100, 32)))
+    parquet = pq.ParquetFile(stream)
+    told: Any = Told(parquet.metadata, rows, of_column)
+    column = parquet.schema_arrow.field("vector")
+    assert read_halves(stream, told, 0, column, far=far) is None

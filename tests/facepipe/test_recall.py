@@ -18,13 +18,13 @@ from facepipe.index_sample import sample_places
 from facepipe.recall import (
     Matches,
     Truth,
-    calibrate_search,
     find_truth,
     finds_enough,
     measure,
     sample_rows,
 )
 from facepipe.recall_people import MIN_COSINE, Known
+from facepipe.search_calibration import CANDIDATES, Trials, calibrate_search
 from tests.facepipe.made_index import LISTS, made, people
 
 ANY = Search(nprobe=1, candidates=1)
@@ -211,14 +211,30 @@ def test_the_least_search_that_reaches_the_target_is_chosen(tmp_path: Path, kind
 def test_a_target_out_of_reach_gives_the_best_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facepipe.recall.CANDIDATES", (11, 12))
-    search, recall = calibrate_search(
-        opened(tmp_path, "ivf_pqfs"), target=0.9999, seed=0, queries=100
-    )
+    monkeypatch.setattr("facepipe.search_calibration.CANDIDATES", (11, 12))
+    _, recall = calibrate_search(opened(tmp_path, "ivf_pqfs"), target=0.9999, seed=0, queries=100)
     assert recall is not None
     assert recall.rth_low < 0.9999
-    assert search.nprobe == LISTS
     assert recall.rth < 0.9999
+    gallery = opened(tmp_path / "again", "ivf_pqfs")
+    widest = Search(nprobe=LISTS, candidates=12)
+    assert recall.rth >= measure(gallery, find_truth(gallery, seed=0, queries=100), widest, 0.9).rth
+
+
+def test_lists_that_find_nothing_more_are_not_searched(tmp_path: Path) -> None:
+    gallery = opened(tmp_path, "ivf_pqfs")
+    truth = find_truth(gallery, seed=0, queries=100)
+    for lists in (1, 3, LISTS):
+        ranks_QK = np.full(truth.matches_QK.shape, lists - 1)
+        trials = Trials(gallery, truth, 1.0, LISTS, ranks_QK)
+        widest = Search(nprobe=LISTS, candidates=CANDIDATES[-1])
+        every = {search: truth.matches_QK for search in (widest, *_with(lists))}
+        trials.seen.update(every)
+        assert trials.as_good_as(widest) == Search(nprobe=lists, candidates=CANDIDATES[0])
+
+
+def _with(lists: int) -> list[Search]:
+    return [Search(nprobe=lists, candidates=candidates) for candidates in CANDIDATES]
 
 
 def test_a_flat_gallery_has_nothing_to_calibrate(tmp_path: Path) -> None:

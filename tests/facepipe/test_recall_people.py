@@ -12,7 +12,6 @@ from facepipe.evaluate import wilson_interval
 from facepipe.exact_scores import NO_ROW, Float32, Hits
 from facepipe.index import Gallery, open_index
 from facepipe.index_manifest import Search
-from facepipe.recall import calibrate_search
 from facepipe.recall_people import (
     MIN_COSINE,
     PARTS,
@@ -25,6 +24,7 @@ from facepipe.recall_people import (
     find_people,
     highest,
 )
+from facepipe.search_calibration import calibrate_search
 from tests.facepipe.made_index import made, people
 
 ANY = Search(nprobe=1, candidates=1)

@@ -10,6 +10,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +118,42 @@ def test_what_a_block_cannot_read_is_not_called_a_full_disk(tmp_path: Path, stor
     with pytest.raises(PermissionError), store.create("x"):
         raise error
     assert not store.exists("x")
+
+
+@pytest.mark.parametrize("tmpfile", [True, False], ids=["nameless", "copied"])
+@pytest.mark.parametrize("size", [0, 12, 17 * 2**20])
+def test_a_scratch_file_becomes_a_key(
+    store: Store, size: int, tmpfile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what was written through a map, and what only waits to be written."""
+    if not tmpfile:  # such as on NFS
+        monkeypatch.setattr(os, "O_TMPFILE", 0)
+        monkeypatch.setattr(tempfile, "_O_TMPFILE_WORKS", False)
+    store.put("a/b", b"before")
+    with store.scratch(size) as file:
+        assert store.list_all() == {"a/b": 6}
+        if size:
+            np.memmap(file, np.uint8, "r+", shape=(size,))[:] = 7
+        file.seek(size)
+        file.write(b"end")
+        store.adopt("a/b", file)
+    assert store.get("a/b") == b"\7" * size + b"end"
+    assert store.list_all() == {"a/b": size + 3}
+    assert store.list(TEMPORARY) == []
+
+
+def test_a_scratch_file_that_is_not_adopted_is_gone(store: Store) -> None:
+    with pytest.raises(ValueError, match="other"), store.scratch(4096) as file:
+        file.write(b"x")
+        raise ValueError("other")
+    assert store.list_all() == {}
+    assert store.list(TEMPORARY) == []
+
+
+def test_a_scratch_file_too_large_for_the_disk_is_refused(store: Store) -> None:
+    with pytest.raises(StoreFull, match=r"run the same command again"):
+        store.scratch(2**50)
+    assert store.list(TEMPORARY) == []
 
 
 def test_names_are_taken_as_they_are(store: Store) -> None:
@@ -308,6 +345,9 @@ def test_files_are_synced_before_they_get_their_name(
     monkeypatch.setattr(Path, "replace", replace)
     store.put("t/x", b"data")
     assert order == ["file", "rename", "folder"]
+    with store.scratch() as file:
+        store.adopt("t/y", file)
+    assert order == ["file", "rename", "folder"] * 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

@@ -61,7 +61,7 @@ def killed_at(writes: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         return write
 
-    real_create = LocalStore.create
+    real_create, real_adopt = LocalStore.create, LocalStore.adopt
 
     @contextmanager
     def create(self: LocalStore, key: str) -> Iterator[BinaryIO]:
@@ -70,10 +70,16 @@ def killed_at(writes: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             yield stream
             count()
 
+    def adopt(self: LocalStore, key: str, file: BinaryIO) -> None:
+        count()
+        real_adopt(self, key, file)
+        count()
+
     with monkeypatch.context() as patch:
         for name in WRITES:
             patch.setattr(LocalStore, name, counted(name))
         patch.setattr(LocalStore, "create", create)
+        patch.setattr(LocalStore, "adopt", adopt)
         yield
 
 
