@@ -51,10 +51,15 @@ def give_name(file: BinaryIO, path: Path) -> bool:
     synchronised with the disk. Raises OSError, also FileExistsError.
     """
     file.flush()
+    folder = os.open(
+        path.parent, os.O_RDONLY
+    )  # without one Python calls link(2), which follows none
     try:
-        os.link(f"/proc/self/fd/{file.fileno()}", path, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder)
     except FileExistsError:
         raise
     except OSError:  # no /proc, or its name was taken away for good
         return False
+    finally:
+        os.close(folder)
     return True

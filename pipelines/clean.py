@@ -37,7 +37,7 @@ from pipelines.runners import ONE_CORE, Job, Resources, ShardTask
 from pipelines.stage import Recorded, Stopwatch, WithoutModel, plan_of, resources_of, shard_key
 
 STEP = "clean"
-VERSION = 5
+VERSION = 5  # of the rules; raised when the same faces would get other decisions
 DUPLICATE_COLUMNS = (
     "face_id",
     "uri",

@@ -142,6 +142,21 @@ def test_a_scratch_file_becomes_a_key(
     assert store.list(TEMPORARY) == []
 
 
+def test_a_folder_adopts_the_file_itself(tmp_path: Path) -> None:
+    try:
+        os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR))
+    except (AttributeError, OSError):
+        pytest.skip("this file system has no nameless files")
+    store = LocalStore(tmp_path)
+    with store.scratch(8) as file:
+        inode = os.fstat(file.fileno())
+        store.adopt("t/x", file)
+    assert store.path("t/x").stat().st_ino == inode.st_ino
+    umask = os.umask(0)
+    os.umask(umask)
+    assert store.path("t/x").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_a_scratch_file_that_is_not_adopted_is_gone(store: Store) -> None:
     with pytest.raises(ValueError, match="other"), store.scratch(4096) as file:
         file.write(b"x")
