@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,10 @@ def labelled(
     return faces, person_N
 
 
+def some(faces: LabelledFaces, rows: np.ndarray) -> LabelledFaces:
+    return replace(faces, label_N=faces.label_N[rows], vector_N=faces.vector_N[rows])
+
+
 def contested(faces: LabelledFaces) -> Contested:
     impostors = face_impostors(faces)
     return contest(faces, find_modes(faces, find_floors(faces, impostors)), impostors)
@@ -75,6 +81,61 @@ def test_faces_of_a_look_alike_are_lost_and_others_kept() -> None:
     np.testing.assert_array_equal(new_L, faces.label_N[lost])
     assert found.modes.mode_N[lost].min() == len(modes.label_M)
     assert len(found.modes.label_M) == len(modes.label_M) + len(np.unique(faces.label_N[lost]))
+
+
+def tight_beside_large(dim: int = 128) -> LabelledFaces:
+    """Return labels of four faces that agree closely, each like a large label; one face leans."""
+    rng = np.random.default_rng(0)
+
+    def around(centre_D: np.ndarray, cosine: float, count: int) -> np.ndarray:
+        aside = unit(rng.standard_normal((count, dim)))
+        aside = unit(aside - (aside @ centre_D)[:, None] * centre_D)
+        return unit(cosine * centre_D + np.sqrt(1 - cosine**2) * aside)
+
+    centre_PD = unit(rng.standard_normal((300, dim)))
+    parts = []
+    for person, centre_D in enumerate(centre_PD):
+        if person < 40:
+            large_D = centre_PD[40 + person]
+            own_D = around(large_D, LIKE, 1)[0]
+            four = around(own_D, 0.88, 4)
+            four[0] = unit(0.85 * own_D + 0.18 * large_D + 0.45 * around(own_D, 0.0, 1)[0])
+            parts.append(four)
+        else:
+            parts.append(around(centre_D, 0.7, 30 if person < 80 else 10))
+    label_N = np.repeat(np.arange(300), [len(part) for part in parts])
+    return LabelledFaces(
+        label_N=label_N,
+        vector_N=np.arange(len(label_N)),
+        vectors_ND=np.concatenate(parts).astype(np.float16),
+        labels=300,
+    )
+
+
+def test_a_face_is_lost_only_to_somebody_nearer() -> None:
+    """The ratio of a large label goes on rising where that of a small one has ended."""
+    faces = tight_beside_large()
+    found = contested(faces)
+    centre_LD = np.zeros((300, 128), np.float32)
+    np.add.at(centre_LD, faces.label_N, faces.vectors_ND.astype(np.float32))
+    cosine_NL = faces.vectors_ND.astype(np.float32) @ unit(centre_LD).T
+    own_N = cosine_NL[np.arange(len(cosine_NL)), faces.label_N]
+    far_N = own_N > cosine_NL.max(axis=1, initial=-1, where=cosine_NL != own_N[:, None]) + 0.1
+    assert far_N.sum() > 40
+    assert not (found.lost_N & far_N).any()
+
+
+@pytest.mark.parametrize("wrong", [8, 10, 14])
+def test_no_label_loses_half_of_its_faces_however_often_they_are_contested(wrong: int) -> None:
+    every, person_N = labelled(wrong, like=0.5)
+    rows = np.flatnonzero((every.label_N % 2 == 1) | (person_N == every.label_N))
+    faces = some(every, rows)
+    impostors = face_impostors(faces)
+    modes = find_modes(faces, find_floors(faces, impostors))
+    inside_N = modes.mode_N == main_modes(modes, faces.labels)[faces.label_N]
+    lost_L = np.bincount(faces.label_N[contest(faces, modes, impostors).lost_N], minlength=200)
+    inside_L = np.bincount(faces.label_N[inside_N], minlength=200)
+    assert (lost_L <= 0.5 * inside_L).all()
 
 
 def test_one_person_under_two_labels_loses_nothing() -> None:
@@ -110,10 +171,4 @@ def test_threads_change_nothing(threads: int) -> None:
 def test_no_faces_and_labels_of_one() -> None:
     faces, _ = labelled(0)
     for rows in (np.arange(0), np.arange(0, len(faces.label_N), OWN)):
-        few = LabelledFaces(
-            label_N=faces.label_N[rows],
-            vector_N=faces.vector_N[rows],
-            vectors_ND=faces.vectors_ND,
-            labels=faces.labels,
-        )
-        assert not contested(few).lost_N.any()
+        assert not contested(some(faces, rows)).lost_N.any()
