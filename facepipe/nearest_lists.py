@@ -116,8 +116,9 @@ class NearestLists:
         for start in range(0, len(queries_QD), step):
             some = slice(start, start + step)
             largest_Q1 = np.abs(queries_QD[some]).max(axis=1, keepdims=True)
-            levels_QD = _levels(queries_QD[some], largest_Q1, QUERY_LEVELS) + ZERO
-            yield some, session.run(None, {"queries": levels_QD.astype(np.uint8)})[0]
+            levels_QD = _levels(queries_QD[some], largest_Q1, QUERY_LEVELS)
+            levels_QD += ZERO
+            yield some, session.run(None, {"queries": levels_QD.view(np.uint8)})[0]
 
     def _nearest(self, scores_QL: NDArray[np.int32], wanted: int) -> Int64:
         others = self._count - wanted
